@@ -1,0 +1,5 @@
+//! The control thread of a node: configuration, the sources of the mesh's state, certificates, the CNI agent's
+//! protocol, readiness and admin. It publishes immutable snapshots to the shards and never touches a byte of traffic.
+#![forbid(unsafe_code)]
+
+pub mod shards;

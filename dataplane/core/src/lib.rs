@@ -1,0 +1,18 @@
+//! Values and decisions of the mesh data plane, without I/O.
+//!
+//! This crate decides; it never acts. It has no socket, clock, environment, lock or async function: time, randomness
+//! and bytes come in as arguments, and output goes into buffers of the caller. Values: [`id`], [`net`], [`workload`],
+//! [`service`], [`policy`], [`certificate`], [`snapshot`], [`limits`], [`outcome`], [`counters`]. Decisions:
+//! [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
+#![forbid(unsafe_code)]
+
+pub mod certificate;
+pub mod id;
+pub mod limits;
+pub mod net;
+pub mod outcome;
+pub mod policy;
+pub mod report;
+pub mod service;
+pub mod snapshot;
+pub mod workload;

@@ -1,0 +1,39 @@
+//! Addresses: canonical forms and the network-qualified address that the mesh's tables are keyed by.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// The port of the outbound capture listener in every pod.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// The port of the inbound plaintext capture listener in every pod.
+pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
+/// The port of the HBONE listener in every pod, and the port that HBONE peers are dialled on.
+pub const HBONE_PORT: u16 = 15008;
+/// The mark on every packet that the proxy sends from a pod's network namespace, so that it is not captured again.
+pub const PACKET_MARK: u32 = 0x539;
+
+/// An IP address on a named network. Pods of different networks may share addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkAddress {
+    /// The network's name; empty in a mesh with one network.
+    pub network: Arc<str>,
+    /// The address, canonical.
+    pub ip: IpAddr,
+}
+
+impl fmt::Display for NetworkAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.network, self.ip)
+    }
+}
+
+/// Turns an IPv4-mapped IPv6 address, as a dual-stack listener reports it, into the IPv4 address it stands for.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether `port` is one of the proxy's own listeners: a connection to it through the proxy would loop.
+pub fn is_own_port(port: u16) -> bool {
+    matches!(port, OUTBOUND_PORT | INBOUND_PLAINTEXT_PORT | HBONE_PORT)
+}

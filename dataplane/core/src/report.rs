@@ -1,0 +1,72 @@
+//! What a shard tells about itself when asked: the live view behind `config_dump` and the tools.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::id::Identity;
+
+/// Which way a connection goes, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From another workload to the pod.
+    Inbound,
+    /// From the pod to another workload.
+    Outbound,
+}
+
+/// How a connection travels between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Plain TCP.
+    Tcp,
+    /// A stream in a mutual TLS tunnel.
+    Hbone,
+}
+
+/// One live connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionReport {
+    /// The pod it belongs to.
+    pub pod: Arc<str>,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The client's address.
+    pub source: SocketAddr,
+    /// What the client asked for: the original destination, or the CONNECT authority.
+    pub original_destination: String,
+    /// The address that the proxy connected to.
+    pub destination: SocketAddr,
+    /// How it travels.
+    pub transport: Transport,
+    /// Identity of the client, where mutual TLS proved it.
+    pub source_identity: Option<Identity>,
+    /// Identity of the server, where mutual TLS proved it.
+    pub destination_identity: Option<Identity>,
+    /// Bytes from the client side.
+    pub bytes_received: u64,
+    /// Bytes back to the client side.
+    pub bytes_sent: u64,
+}
+
+/// One shard, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ShardReport {
+    /// Its number, from 0.
+    pub shard: usize,
+    /// The core it is pinned to.
+    pub core: Option<usize>,
+    /// The kernel interface it runs on, for example `io_uring single_issuer+coop_taskrun` or `epoll`.
+    pub ring: &'static str,
+    /// Generation of the snapshot it decides by.
+    pub generation: u64,
+    /// CPU time of its thread, ns.
+    pub cpu_ns: u64,
+    /// Pods whose listeners it holds.
+    pub pods: usize,
+    /// Open tunnels, both roles.
+    pub tunnels: usize,
+    /// Totals since start, by name, in a fixed order.
+    pub counters: Vec<(&'static str, u64)>,
+    /// Live connections.
+    pub connections: Vec<ConnectionReport>,
+}

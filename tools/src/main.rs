@@ -1,0 +1,2 @@
+//! The halo binary.
+fn main() {}

@@ -2,4 +2,6 @@
 //! protocol, readiness and admin. It publishes immutable snapshots to the shards and never touches a byte of traffic.
 #![forbid(unsafe_code)]
 
+pub mod cni;
+mod seqpacket;
 pub mod shards;

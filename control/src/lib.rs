@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cni;
+pub mod config;
 mod seqpacket;
 pub mod shards;

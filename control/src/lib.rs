@@ -2,6 +2,9 @@
 //! protocol, readiness and admin. It publishes immutable snapshots to the shards and never touches a byte of traffic.
 #![forbid(unsafe_code)]
 
+pub mod cni;
+pub mod config;
 pub mod netns;
 pub mod redirect;
+mod seqpacket;
 pub mod shards;

@@ -1,0 +1,4 @@
+//! The tools behind the `halo` binary that tests use too.
+#![forbid(unsafe_code)]
+
+pub mod lab;

@@ -46,7 +46,7 @@ fn plaintext_crosses_the_link_and_the_capture_finds_its_marker() {
     let greeter = topology.pod("greeter").unwrap();
     let _servers =
         [Server::http(&lab, shop, 8080).unwrap(), Server::greeter(&lab, greeter, 9000, "hello").unwrap()];
-    let client = Client::start(&lab, web).unwrap();
+    let client = Client::start(&lab, web, "client").unwrap();
     let vip: SocketAddrV4 = "10.96.0.80:80".parse().unwrap();
     topology.service(vip, SocketAddrV4::new(shop.address, 8080)).unwrap();
     let capture = Capture::start(&topology.nodes[0].netns, LINK, "marker-7f3a").unwrap();
@@ -69,7 +69,7 @@ fn load_reports_answers_and_counts_refusals() {
     let topology = Topology::build(&lab, &plan()).unwrap();
     let shop = topology.pod("shop").unwrap();
     let server = Server::http(&lab, shop, 8080).unwrap();
-    let client = Client::start(&lab, topology.pod("web").unwrap()).unwrap();
+    let client = Client::start(&lab, topology.pod("web").unwrap(), "client").unwrap();
     let target = SocketAddr::from((shop.address, 8080));
     let plan = LoadPlan { target, connections: 2, seconds: 0.2 };
     let report = client.load(&plan).unwrap();
@@ -86,7 +86,7 @@ fn open_connection_is_seen_to_close() {
     let topology = Topology::build(&lab, &plan()).unwrap();
     let shop = topology.pod("shop").unwrap();
     let server = Server::http(&lab, shop, 8080).unwrap();
-    let client = Client::start(&lab, topology.pod("web").unwrap()).unwrap();
+    let client = Client::start(&lab, topology.pod("web").unwrap(), "client").unwrap();
     let ask = Ask::new((shop.address, 8080));
     body(&client.open("kept", &ask).unwrap());
     body(&client.again("kept", &ask).unwrap());
@@ -101,7 +101,7 @@ fn open_connection_is_seen_to_close() {
 fn cleanup_removes_every_trace_and_closes_the_lab() {
     let lab = lab();
     let topology = Topology::build(&lab, &plan()).unwrap();
-    let client = Client::start(&lab, topology.pod("web").unwrap()).unwrap();
+    let client = Client::start(&lab, topology.pod("web").unwrap(), "client").unwrap();
     let stubborn = lab
         .spawn(Spec {
             name: "stubborn".into(),

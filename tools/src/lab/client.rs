@@ -60,9 +60,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a client.
-    pub fn start(lab: &Lab, pod: &Pod) -> Result<Self> {
-        let process = lab.spawn(spec(lab, pod, "client", &["client"]))?;
+    /// Starts a client; `role` tells the clients of a pod apart.
+    pub fn start(lab: &Lab, pod: &Pod, role: &str) -> Result<Self> {
+        let process = lab.spawn(spec(lab, pod, role, &["client"]))?;
         let (input, output) = process.pipes()?;
         Ok(Self { talk: Mutex::new((input, lines(output)?)), process })
     }

@@ -4,5 +4,7 @@
 
 pub mod cni;
 pub mod config;
+pub mod edit;
+pub mod local;
 mod seqpacket;
 pub mod shards;

@@ -6,6 +6,7 @@
 //! [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod certificate;
 pub mod id;
 pub mod limits;
@@ -13,6 +14,7 @@ pub mod net;
 pub mod outcome;
 pub mod policy;
 pub mod report;
+pub mod resolve;
 pub mod service;
 pub mod snapshot;
 pub mod workload;

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod net;
 pub mod outcome;
 pub mod policy;
+pub mod rbac;
 pub mod report;
 pub mod resolve;
 pub mod service;

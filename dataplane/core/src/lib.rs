@@ -13,6 +13,7 @@ pub mod limits;
 pub mod net;
 pub mod outcome;
 pub mod policy;
+pub mod pool;
 pub mod rbac;
 pub mod report;
 pub mod resolve;

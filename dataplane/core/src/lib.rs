@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod policy;
 pub mod pool;
 pub mod rbac;
+pub mod relay;
 pub mod report;
 pub mod resolve;
 pub mod service;

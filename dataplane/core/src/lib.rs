@@ -8,6 +8,7 @@
 
 pub mod balance;
 pub mod certificate;
+pub mod counters;
 pub mod id;
 pub mod limits;
 pub mod net;

@@ -22,3 +22,4 @@ pub mod resolve;
 pub mod service;
 pub mod snapshot;
 pub mod workload;
+pub mod zds;

@@ -6,6 +6,7 @@
 //! [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
+pub mod baggage;
 pub mod balance;
 pub mod certificate;
 pub mod counters;

@@ -6,5 +6,10 @@ pub mod cni;
 pub mod config;
 pub mod edit;
 pub mod local;
+pub mod publish;
 mod seqpacket;
 pub mod shards;
+pub mod source;
+#[cfg(test)]
+mod testing;
+mod watch;

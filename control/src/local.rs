@@ -30,6 +30,19 @@ pub struct LocalError {
     pub reason: String,
 }
 
+/// What a workload gets where the file is silent. An identity needs a trust domain and a service account, and a pod is
+/// matched to its workload by them; files are often written without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Trust domain.
+    pub trust_domain: Arc<str>,
+    /// Cluster.
+    pub cluster: Arc<str>,
+}
+
+/// The service account of a workload whose file names none, as Kubernetes has it.
+const SERVICE_ACCOUNT: &str = "default";
+
 /// What a file says, by key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalState {
@@ -43,9 +56,9 @@ pub struct LocalState {
 
 impl LocalState {
     /// Reads a file's text. A text with nothing in it is an empty mesh.
-    pub fn parse(text: &str) -> Result<Self, LocalError> {
+    pub fn parse(text: &str, defaults: &Defaults) -> Result<Self, LocalError> {
         let file = raw::parse(text)?;
-        convert::convert(file)
+        convert::convert(file, defaults)
     }
 
     /// The edits that lead from `self` to `next`: only what differs.

@@ -16,13 +16,13 @@ use super::raw::{
     RawMatch, RawMode, RawNetworkMode, RawPolicy, RawPolicyScope, RawProtocol, RawScope, RawService,
     RawServiceAccount, RawStringMatch, RawVisibility, RawWorkload, Text,
 };
-use super::{LocalError, LocalState};
+use super::{Defaults, LocalError, LocalState, SERVICE_ACCOUNT};
 
-pub(super) fn convert(file: RawFile) -> Result<LocalState, LocalError> {
+pub(super) fn convert(file: RawFile, defaults: &Defaults) -> Result<LocalState, LocalError> {
     let mut state = LocalState::default();
     for (place, raw) in file.workloads.into_iter().enumerate() {
         let line = raw.referenced.line();
-        let workload = workload(raw.value);
+        let workload = workload(raw.value, defaults);
         let uid = workload.uid.clone();
         if state.workloads.insert(uid.clone(), Arc::new(workload)).is_some() {
             let reason = format!("{uid:?} is the uid of an earlier workload too");
@@ -62,9 +62,9 @@ fn insert_service(state: &mut LocalState, place: usize, raw: Spanned<RawService>
     Ok(())
 }
 
-fn workload(raw: RawWorkload) -> Workload {
+fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
     Workload {
-        uid: uid(&raw),
+        uid: uid(&raw, defaults),
         name: raw.name.into(),
         namespace: raw.namespace.into(),
         addresses: raw.workload_ips.into_iter().map(|Text(ip)| ip).collect(),
@@ -77,8 +77,8 @@ fn workload(raw: RawWorkload) -> Workload {
             RawNetworkMode::Standard => NetworkMode::Standard,
             RawNetworkMode::HostNetwork => NetworkMode::HostNetwork,
         },
-        trust_domain: raw.trust_domain.into(),
-        service_account: raw.service_account.into(),
+        trust_domain: or(raw.trust_domain, &defaults.trust_domain),
+        service_account: or(raw.service_account, SERVICE_ACCOUNT),
         waypoint: raw.waypoint.map(gateway),
         network_gateway: raw.network_gateway.map(gateway),
         node: raw.node.into(),
@@ -92,7 +92,7 @@ fn workload(raw: RawWorkload) -> Workload {
             RawHealth::Healthy => Health::Healthy,
             RawHealth::Unhealthy => Health::Unhealthy,
         },
-        cluster_id: raw.cluster_id.into(),
+        cluster_id: or(raw.cluster_id, &defaults.cluster),
         locality: Locality {
             region: raw.locality.region.into(),
             zone: raw.locality.zone.into(),
@@ -105,7 +105,7 @@ fn workload(raw: RawWorkload) -> Workload {
 }
 
 /// The uid, or one made of what names the workload: hand-written files often leave it out.
-fn uid(raw: &RawWorkload) -> Arc<str> {
+fn uid(raw: &RawWorkload, defaults: &Defaults) -> Arc<str> {
     if !raw.uid.is_empty() {
         return raw.uid.as_str().into();
     }
@@ -113,7 +113,12 @@ fn uid(raw: &RawWorkload) -> Arc<str> {
         Some(Text(ip)) if raw.name.is_empty() => ip.to_string(),
         _ => raw.name.clone(),
     };
-    format!("{}//Pod/{}/{name}", raw.cluster_id, raw.namespace).into()
+    let cluster = if raw.cluster_id.is_empty() { &*defaults.cluster } else { raw.cluster_id.as_str() };
+    format!("{cluster}//Pod/{}/{name}", raw.namespace).into()
+}
+
+fn or(text: String, default: &str) -> Arc<str> {
+    if text.is_empty() { default.into() } else { text.into() }
 }
 
 fn gateway(raw: RawGateway) -> Gateway {

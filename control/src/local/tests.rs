@@ -63,9 +63,13 @@ policies:
         destinationPorts: [80, 9090]
 "#;
 
+fn parse(text: &str) -> Result<LocalState, LocalError> {
+    LocalState::parse(text, &Defaults { trust_domain: "td".into(), cluster: "one".into() })
+}
+
 #[test]
 fn the_stock_format_is_read_in_full() {
-    let state = LocalState::parse(GOOD).unwrap();
+    let state = parse(GOOD).unwrap();
     assert_eq!((state.workloads.len(), state.services.len(), state.policies.len()), (2, 1, 1));
     let workload = &state.workloads["cluster1//v1/Pod/default/local"];
     assert_eq!(workload.protocol, Protocol::Hbone);
@@ -76,7 +80,11 @@ fn the_stock_format_is_read_in_full() {
     assert!(
         matches!(&gateway.destination, GatewayDestination::Service(service) if &*service.namespace == "default")
     );
-    assert_eq!(state.workloads["//Pod/default/local-tcp"].weight(), 3);
+    assert_eq!(state.workloads["one//Pod/default/local-tcp"].weight(), 3);
+    assert_eq!(
+        state.workloads["one//Pod/default/local-tcp"].identity().to_string(),
+        "spiffe://td/ns/default/sa/default"
+    );
     let service = &state.services[&key];
     assert_eq!(service.vips, [NetworkAddress { network: "".into(), ip: "127.10.0.1".parse().unwrap() }]);
     assert!(matches!(service.weighted_waypoints[0].gateway.destination, GatewayDestination::Address(_)));
@@ -91,7 +99,7 @@ fn the_stock_format_is_read_in_full() {
 #[test]
 fn an_empty_text_is_an_empty_mesh() {
     for text in ["", "\n# nothing\n", "workloads: []", "{}"] {
-        assert_eq!(LocalState::parse(text), Ok(LocalState::default()), "{text:?}");
+        assert_eq!(parse(text), Ok(LocalState::default()), "{text:?}");
     }
 }
 
@@ -123,7 +131,7 @@ fn a_wrong_file_is_refused_with_its_line_field_and_reason() {
             "workloads:\n- namespace: a\n  workloadIps: []\n  services:\n    a/web: {80: 80000}",
             5,
             "workloads[0].services.a/web",
-            "80000",
+            "u16",
         ),
         (
             "workloads:\n- namespace: a\n  workloadIps: []\n  workloadType: vm",
@@ -191,7 +199,7 @@ fn a_wrong_file_is_refused_with_its_line_field_and_reason() {
     ];
     let mut wrong = Vec::new();
     for (text, line, field, reason) in cases {
-        let error = LocalState::parse(text).expect_err(text);
+        let error = parse(text).expect_err(text);
         let right = error.line == *line
             && error.field.starts_with(field)
             && error.reason.contains(reason)
@@ -207,17 +215,16 @@ fn a_wrong_file_is_refused_with_its_line_field_and_reason() {
 fn endpoints_of_a_service_are_served_by_their_workloads() {
     let text = "workloads:\n- {uid: u, namespace: a, workloadIps: []}\nservices:\n- {name: s, namespace: a, hostname: h, \
                 vips: [], ports: {80: 80}, endpoints: {u: {workloadUid: u, port: {80: 8080}, status: Healthy}}}";
-    let state = LocalState::parse(text).unwrap();
+    let state = parse(text).unwrap();
     assert_eq!(state.workloads["u"].services[&ServiceKey::new("a", "h")], [(80, 8080)].into());
 }
 
 #[test]
 fn only_what_differs_becomes_an_edit() {
-    let old = LocalState::parse(GOOD).unwrap();
+    let old = parse(GOOD).unwrap();
     assert!(old.diff(&old).is_empty());
     let new =
-        LocalState::parse(&GOOD.replace("capacity: 3", "capacity: 4").replace("name: allow", "name: other"))
-            .unwrap();
+        parse(&GOOD.replace("capacity: 3", "capacity: 4").replace("name: allow", "name: other")).unwrap();
     let edits = old.diff(&new);
     assert!(matches!(&edits[0], MeshEdit::Workload(workload) if workload.capacity == Some(4)));
     assert!(matches!(&edits[1], MeshEdit::RemovePolicy(key) if &**key == "default/allow"));

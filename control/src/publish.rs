@@ -79,7 +79,8 @@ async fn run(mut queue: mpsc::Receiver<Batch>, publish: watch::Sender<Arc<Snapsh
         publish.send_replace(next);
         debug!(generation, batches = done.len(), "published");
         for published in done {
-            drop(published.send(generation));
+            // Whoever asked may have stopped waiting.
+            let _ = published.send(generation);
         }
     }
 }

@@ -1,1 +1,20 @@
-//! Placeholder.
+//! What the end-to-end scenarios share: nodes with real proxies in network namespaces, Envoy as the peer that we did
+//! not write, and traffic whose every byte is checked.
+//!
+//! Helpers panic with what they saw, as tests do; a failed test prints the end of every log of its lab. Whatever
+//! waits has a deadline, and whatever is random has a printed seed that `HALO_SEED` replays.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+pub mod binaries;
+pub mod certs;
+pub mod envoy;
+pub mod exchange;
+pub mod hbone;
+pub mod pattern;
+pub mod random;
+pub mod requests;
+pub mod rig;
+pub mod socket;
+pub mod zds;
+
+pub use rig::Rig;

@@ -78,6 +78,8 @@ pub struct Mesh {
     pub services: Vec<Service>,
     /// Policies.
     pub policies: Vec<Policy>,
+    /// Names of the pods that refuse clients without a proven identity.
+    pub strict: BTreeSet<String>,
 }
 
 impl Mesh {
@@ -90,6 +92,7 @@ impl Mesh {
             enrolled: BTreeSet::new(),
             services: Vec::new(),
             policies: Vec::new(),
+            strict: BTreeSet::new(),
         }
     }
 
@@ -110,7 +113,12 @@ impl Mesh {
         let document = Document {
             workloads: self.pods.iter().map(|(pod, node)| self.workload(pod, node)).collect(),
             services: self.services.iter().map(service).collect(),
-            policies: self.policies.iter().map(policy).collect(),
+            policies: self
+                .policies
+                .iter()
+                .map(policy)
+                .chain(self.strict.iter().map(|pod| strict(pod)))
+                .collect(),
         };
         serde_saphyr::to_string(&document)
             .map_err(|error| std::io::Error::other(error.to_string()))
@@ -120,7 +128,8 @@ impl Mesh {
     fn workload(&self, pod: &Pod, node: &str) -> Workload {
         let name = pod.name.clone();
         let services = self.services.iter().filter(|service| service.backend == name);
-        let policies = self.policies.iter().filter(|policy| policy.pod == name);
+        let policies = self.policies.iter().filter(|policy| policy.pod == name).map(|p| p.name.clone());
+        let policies = policies.chain(self.strict.get(&name).map(|pod| strict_name(pod)));
         Workload {
             uid: format!("Kubernetes//Pod/{NAMESPACE}/{name}"),
             namespace: NAMESPACE,
@@ -136,7 +145,7 @@ impl Mesh {
             protocol: if self.enrolled.contains(&name) { "HBONE" } else { "TCP" },
             workload_ips: vec![pod.address],
             services: services.map(|s| (s.key(), ports(s))).collect(),
-            authorization_policies: policies.map(|p| format!("{NAMESPACE}/{}", p.name)).collect(),
+            authorization_policies: policies.map(|policy| format!("{NAMESPACE}/{policy}")).collect(),
             name,
         }
     }
@@ -159,13 +168,30 @@ fn service(service: &Service) -> ServiceEntry {
 fn policy(policy: &Policy) -> PolicyEntry {
     // Principals are written without their scheme, as the control plane writes them.
     let principal = |client: &String| Exact { exact: spiffe_id(client).replacen("spiffe://", "", 1) };
-    let clients = PolicyMatch { principals: policy.clients.iter().map(principal).collect() };
+    let principals = policy.clients.iter().map(principal).collect();
+    let clients = PolicyMatch { principals, ..PolicyMatch::default() };
     PolicyEntry {
         name: policy.name.clone(),
         namespace: NAMESPACE,
         scope: "WorkloadSelector",
         action: policy.action,
         rules: vec![vec![vec![clients]]],
+    }
+}
+
+fn strict_name(pod: &str) -> String {
+    format!("strict-{pod}")
+}
+
+/// What a control plane makes of "mutual TLS is required": whoever has no identity at all is denied.
+fn strict(pod: &str) -> PolicyEntry {
+    let anonymous = PolicyMatch { not_principals: vec![Presence::default()], ..PolicyMatch::default() };
+    PolicyEntry {
+        name: strict_name(pod),
+        namespace: NAMESPACE,
+        scope: "WorkloadSelector",
+        action: Action::Deny,
+        rules: vec![vec![vec![anonymous]]],
     }
 }
 
@@ -216,9 +242,20 @@ struct PolicyEntry {
     rules: Vec<Vec<Vec<PolicyMatch>>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct PolicyMatch {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     principals: Vec<Exact>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_principals: Vec<Presence>,
+}
+
+/// Any identity.
+#[derive(Debug, Default, Serialize)]
+struct Presence {
+    #[serde(rename = "Presence")]
+    any: [(); 0],
 }
 
 #[derive(Debug, Serialize)]

@@ -47,29 +47,15 @@ impl NodeProxy {
     /// Starts the agent's socket and the proxy. Both proxies of a lab share the embedded CA's directory.
     pub fn start(lab: &Lab, node: &Node, mesh: &Mesh, options: &NodeOptions) -> Result<Self> {
         let agent = Agent::start(&lab.dir().join(&node.name).join("zds.sock"))?;
-        let ca = lab.dir().join("ca");
-        std::fs::create_dir_all(&ca).doing(format_args!("create {}", ca.display()))?;
-        let text = |text: &str| OsString::from(text);
-        let path = |path: &Path| path.as_os_str().to_owned();
-        let mut environment = vec![
-            ("NODE_NAME".to_owned(), text(&node.name)),
-            ("INPOD_UDS".to_owned(), path(agent.path())),
-            ("LOCAL_XDS_PATH".to_owned(), path(mesh.path())),
-            ("HALO_CA_DIR".to_owned(), path(&ca)),
-            ("SECRET_TTL".to_owned(), text(CERTIFICATE_TTL)),
-            ("ZTUNNEL_WORKER_THREADS".to_owned(), text(&options.shards.to_string())),
-            ("RUST_LOG".to_owned(), text(&options.log)),
-        ];
-        environment.extend(options.environment.iter().map(|(name, value)| (name.clone(), text(value))));
-        let process = lab.spawn(Spec {
-            name: node.name.clone(),
-            program: lab.binary().to_owned(),
-            arguments: vec!["node".into()],
-            environment,
-            netns: node.netns.clone(),
-            piped: false,
-        })?;
+        let process = launch(lab, (node, &node.name), mesh, (options, agent.path()))?;
         Ok(Self { process, agent, netns: node.netns.clone() })
+    }
+
+    /// Starts another process in place of one that has ended. The agent stays, and gives it the same pods.
+    pub fn restart(&mut self, lab: &Lab, node: &Node, mesh: &Mesh, options: &NodeOptions) -> Result<()> {
+        let name = format!("{}-again", self.process.name());
+        self.process = launch(lab, (node, &name), mesh, (options, self.agent.path()))?;
+        Ok(())
     }
 
     /// Waits until the proxy is connected to its agent; a proxy that ends meanwhile is reported at once.
@@ -97,4 +83,35 @@ impl NodeProxy {
     pub fn dump(&self) -> Result<admin::Dump> {
         admin::dump(&self.netns)
     }
+}
+
+/// A proxy process of this name on a node, with these options, for the agent at this socket.
+pub fn launch(
+    lab: &Lab,
+    (node, name): (&Node, &str),
+    mesh: &Mesh,
+    (options, agent): (&NodeOptions, &Path),
+) -> Result<Arc<Process>> {
+    let ca = lab.dir().join("ca");
+    std::fs::create_dir_all(&ca).doing(format_args!("create {}", ca.display()))?;
+    let text = |text: &str| OsString::from(text);
+    let path = |path: &Path| path.as_os_str().to_owned();
+    let mut environment = vec![
+        ("NODE_NAME".to_owned(), text(&node.name)),
+        ("INPOD_UDS".to_owned(), path(agent)),
+        ("LOCAL_XDS_PATH".to_owned(), path(mesh.path())),
+        ("HALO_CA_DIR".to_owned(), path(&ca)),
+        ("SECRET_TTL".to_owned(), text(CERTIFICATE_TTL)),
+        ("ZTUNNEL_WORKER_THREADS".to_owned(), text(&options.shards.to_string())),
+        ("RUST_LOG".to_owned(), text(&options.log)),
+    ];
+    environment.extend(options.environment.iter().map(|(name, value)| (name.clone(), text(value))));
+    lab.spawn(Spec {
+        name: name.to_owned(),
+        program: lab.binary().to_owned(),
+        arguments: vec!["node".into()],
+        environment,
+        netns: node.netns.clone(),
+        piped: false,
+    })
 }

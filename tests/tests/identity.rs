@@ -1,0 +1,154 @@
+//! Who is not proven is refused, and the refusal has a reason that the node proxy counts.
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Command, Stdio};
+use std::thread;
+
+use halo::lab::client::Server;
+use halo::lab::mesh::{Action, Policy, spiffe_id};
+use halo::lab::node::NodeOptions;
+use halo::lab::topology::NodePlan;
+use halo_tests::certs::{Leaf, Root};
+use halo_tests::socket::{self, End};
+use halo_tests::{Rig, hbone, requests};
+use http::Method;
+
+const HTTP: u16 = 8080;
+const HBONE: u16 = 15008;
+const SHOP: usize = 1;
+
+/// `shop` is enrolled; `stranger` beside `web` is a pod outside the mesh from which raw peers dial.
+fn rig() -> Rig {
+    let plan = [NodePlan::new("node-a", &["web", "stranger"]), NodePlan::new("node-b", &["shop", "peer"])];
+    Rig::with_enrolled(&plan, NodeOptions::default(), &["web", "shop"])
+}
+
+/// A CONNECT to the application of `shop`, from the stranger's namespace with this certificate.
+fn knock(rig: &Rig, leaf: Option<&Leaf>) -> Result<u16, String> {
+    let authority = rig.address("shop", HTTP).to_string();
+    ask(rig, leaf, (Method::CONNECT, &authority))
+}
+
+fn ask(rig: &Rig, leaf: Option<&Leaf>, request: (Method, &str)) -> Result<u16, String> {
+    hbone::request(rig.netns("stranger"), rig.address("shop", HBONE), leaf, request)
+}
+
+fn valid(rig: &Rig) -> Leaf {
+    Root::of(&rig.ca()).issue(&spiffe_id("stranger"))
+}
+
+/// The peer is refused before any answer, and the node proxy counts it under `reason`.
+fn refused_and_counted(rig: &Rig, leaf: Option<&Leaf>, reason: &str) {
+    let before = rig.counter(SHOP, reason);
+    let answer = knock(rig, leaf);
+    assert!(answer.is_err(), "{reason}: {answer:?}");
+    rig.await_counted(SHOP, reason, before);
+}
+
+#[test]
+fn unproven_clients_are_refused_by_reason_and_a_proven_one_is_answered() {
+    let rig = rig();
+    let _server = Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap();
+    assert_eq!(knock(&rig, Some(&valid(&rig))), Ok(200));
+    refused_and_counted(&rig, None, "closed_peer_no_certificate");
+    let foreign = Root::foreign().issue(&spiffe_id("web"));
+    refused_and_counted(&rig, Some(&foreign), "closed_peer_bad_certificate");
+    let elsewhere = Root::of(&rig.ca()).issue("spiffe://elsewhere.example/ns/demo/sa/web");
+    refused_and_counted(&rig, Some(&elsewhere), "closed_peer_trust_domain");
+    assert_eq!(knock(&rig, Some(&valid(&rig))), Ok(200));
+}
+
+#[test]
+fn openssl_without_a_certificate_gets_an_alert_and_nothing_else() {
+    let rig = rig();
+    let target = rig.address("shop", HBONE).to_string();
+    let arguments = ["s_client", "-connect", &target, "-tls1_3", "-alpn", "h2", "-noservername", "-ign_eof"];
+    let mut command = Command::new("timeout");
+    command.args(["10", "openssl"]).args(arguments).stdin(Stdio::null());
+    let output = rig.netns("stranger").within(|| command.output()).unwrap().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("ALPN protocol: h2") && text.contains("TLSv1.3"), "{text}");
+    assert!(text.contains("certificate required"), "no alert: {text}");
+    assert_ne!(output.status.code(), Some(0));
+}
+
+#[test]
+fn requests_that_are_not_for_this_workload_get_their_status() {
+    let mut rig = rig();
+    let _server = Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap();
+    let leaf = valid(&rig);
+    let other = rig.address("peer", HTTP).to_string();
+    assert_eq!(ask(&rig, Some(&leaf), (Method::CONNECT, &other)), Ok(400));
+    let url = format!("https://{}/", rig.address("shop", HTTP));
+    assert_eq!(ask(&rig, Some(&leaf), (Method::GET, &url)), Ok(400));
+    let nobody = rig.address("shop", 1).to_string();
+    assert_eq!(ask(&rig, Some(&leaf), (Method::CONNECT, &nobody)), Ok(503));
+    rig.mesh.policies.push(Policy {
+        name: "no-stranger".into(),
+        action: Action::Deny,
+        pod: "shop".into(),
+        clients: vec!["stranger".into()],
+    });
+    let before = rig.counter(SHOP, "snapshots");
+    rig.mesh.publish().unwrap();
+    rig.await_counted(SHOP, "snapshots", before);
+    assert_eq!(knock(&rig, Some(&leaf)), Ok(401));
+    for reason in ["closed_not_for_us", "closed_not_connect", "closed_policy_deny"] {
+        rig.await_counted(SHOP, reason, 0);
+    }
+}
+
+#[test]
+fn server_that_is_not_who_was_asked_for_gets_no_stream() {
+    let mut rig = rig();
+    rig.mesh.enrolled.insert("peer".into());
+    rig.mesh.publish().unwrap();
+    rig.await_adopted();
+    let listener = socket::listen(rig.netns("peer"), HBONE);
+    let impostor = Root::of(&rig.ca()).issue(&spiffe_id("somebody-else"));
+    let serving = thread::spawn(move || hbone::serve_once(&listener, &impostor));
+    let outcome =
+        socket::connect(rig.netns("web"), rig.address("peer", HTTP)).map(|mut s| socket::end_of(&mut s));
+    assert!(!matches!(outcome, Ok(End::Open)), "{outcome:?}");
+    rig.await_counted(0, "closed_peer_identity", 0);
+    // Whatever it heard, no request was in it: the client ends before its first stream.
+    let heard = serving.join().unwrap().unwrap_or_default();
+    let address = rig.address("peer", HTTP).to_string();
+    assert!(!heard.windows(address.len()).any(|window| window == address.as_bytes()), "{heard:?}");
+}
+
+#[test]
+fn service_without_endpoints_refuses_and_an_unknown_destination_passes() {
+    let mut rig = rig();
+    let empty = rig.service(90, "nobody", HTTP);
+    let before = rig.counter(0, "closed_no_healthy_upstream");
+    // Before the proxy knows the service its address is unknown, and passes to nowhere: also no answer.
+    halo::lab::process::wait_for("the empty service being refused", halo_tests::rig::SOON, || {
+        let answer = requests::one(rig.netns("web"), empty);
+        assert!(answer.is_err(), "{answer:?}");
+        match rig.counter(0, "closed_no_healthy_upstream") {
+            total if total > before => Ok(()),
+            total => Err(format!("{total}, {answer:?}")),
+        }
+    })
+    .unwrap();
+    let dialed = rig.counter(0, "tunnels_dialed");
+    let _server = Server::http(&rig.lab, rig.pod("peer"), HTTP).unwrap();
+    let outside = Server::http(&rig.lab, &outside(&rig), 7000).unwrap();
+    for target in [rig.address("peer", HTTP), (rig.topology.nodes[1].address, 7000).into()] {
+        requests::one(rig.netns("web"), target).unwrap();
+    }
+    outside.process.ensure_running().unwrap();
+    assert_eq!(rig.counter(0, "tunnels_dialed"), dialed);
+}
+
+/// The second node itself: the mesh knows nothing of it.
+fn outside(rig: &Rig) -> halo::lab::topology::Pod {
+    let node = &rig.topology.nodes[1];
+    halo::lab::topology::Pod {
+        name: "outside".into(),
+        netns: node.netns.clone(),
+        address: node.address,
+        ..rig.pod("peer").clone()
+    }
+}

@@ -118,6 +118,11 @@ impl Workloads {
         uids.into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
     }
 
+    /// Whether both are the same map, without comparing what is in it.
+    pub fn same(&self, other: &Self) -> bool {
+        self.by_uid.ptr_eq(&other.by_uid)
+    }
+
     /// Every workload, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.by_uid.values()

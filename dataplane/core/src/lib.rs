@@ -6,13 +6,19 @@
 //! [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod certificate;
+pub mod counters;
 pub mod id;
 pub mod limits;
 pub mod net;
 pub mod outcome;
 pub mod policy;
+pub mod pool;
+pub mod rbac;
+pub mod relay;
 pub mod report;
+pub mod resolve;
 pub mod service;
 pub mod snapshot;
 pub mod workload;

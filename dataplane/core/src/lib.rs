@@ -6,6 +6,7 @@
 //! [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
+pub mod baggage;
 pub mod balance;
 pub mod certificate;
 pub mod counters;
@@ -22,3 +23,4 @@ pub mod resolve;
 pub mod service;
 pub mod snapshot;
 pub mod workload;
+pub mod zds;

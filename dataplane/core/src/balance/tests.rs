@@ -34,6 +34,8 @@ fn counts(service: &Service, endpoints: &[Workload], rounds: usize) -> Vec<usize
             counts[endpoints.iter().position(|endpoint| endpoint.name == *name).unwrap()] += 1;
         }
     }
+    let total: usize = counts.iter().sum();
+    assert!(total == 0 || total == rounds, "a service with usable endpoints gave none");
     counts
 }
 
@@ -129,6 +131,8 @@ fn a_network_in_first_place_outranks_every_other_scope_and_is_nice_to_have() {
     let near = endpoint("own_network", "r2/z2");
     assert_eq!(chosen(&failover, &[far("far", "r1/z1"), near]), ["own_network"]);
     assert_eq!(chosen(&failover, &[far("far_region", "r2/z1"), far("far_zone", "r1/z2")]), ["far_zone"]);
+    // A worse endpoint that is seen first leaves no weight behind.
+    assert_eq!(chosen(&failover, &[far("a_far", "r9"), endpoint("b_near", "r1/z1")]), ["b_near"]);
     // In any other place it is a scope like the others.
     let last = balanced(BalanceMode::Failover, &[Scope::Region, Scope::Network]);
     assert_eq!(chosen(&last, &[far("region", "r1"), endpoint("network", "r2")]), ["region"]);

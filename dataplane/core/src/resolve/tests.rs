@@ -1,6 +1,6 @@
 use super::*;
 use crate::fixture::{
-    NETWORK, ip, pod, service, serving, snapshot, socket, waypoint_address, waypoint_service,
+    NETWORK, ip, on_network, pod, service, serving, snapshot, socket, waypoint_address, waypoint_service,
 };
 use crate::service::{CidrVip, LoadBalancer, ServiceKey, Visibility, WeightedWaypoint};
 use crate::workload::NetworkMode;
@@ -314,11 +314,11 @@ fn of_workloads_that_share_an_address_the_pod_with_hbone_is_taken() {
     ];
     for count in 1..=ranked.len() {
         let mesh = snapshot(ranked[..count].to_vec(), []);
-        let found = lookup::workload_at(&mesh, ip("10.0.0.2")).unwrap();
+        let found = lookup::workload(&mesh, &on_network("10.0.0.2")).unwrap();
         assert_eq!(**found, ranked[count - 1]);
     }
     let host = Workload { network_mode: NetworkMode::HostNetwork, ..ranked[3].clone() };
-    assert_eq!(lookup::workload_at(&snapshot([host], []), ip("10.0.0.2")), None);
+    assert_eq!(lookup::workload(&snapshot([host], []), &on_network("10.0.0.2")), None);
 }
 
 #[test]
@@ -391,5 +391,19 @@ fn a_malformed_authority_is_refused() {
     ] {
         let target = inbound_target(&mesh, &client(), ip("10.0.0.1"), authority);
         assert_eq!(target, Err(Reason::BadAuthority), "{authority:?}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn an_accepted_authority_has_the_tunnels_address_and_the_port_of_the_text(
+        authority in "(10\\.0\\.0\\.[12]|\\[::1\\]|[a-z.:\\[\\]é]{0,6})(:[0-9+]{0,6})?"
+    ) {
+        let mesh = snapshot([client()], []);
+        if let Ok(target) = inbound_target(&mesh, &client(), ip("10.0.0.1"), &authority) {
+            proptest::prop_assert_eq!(target.ip(), ip("10.0.0.1"));
+            let port = authority.rsplit(':').next().and_then(|port| port.parse().ok());
+            proptest::prop_assert_eq!(Some(target.port()), port);
+        }
     }
 }

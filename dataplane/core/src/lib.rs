@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod certificate;
+pub mod h2;
+pub mod hbone;
 pub mod id;
 pub mod limits;
 pub mod net;

@@ -1,0 +1,8 @@
+//! Tests of the TLS machines against each other and against other implementations, and what they share.
+
+pub(crate) mod authority;
+pub(crate) mod pair;
+
+mod buffered;
+mod handshake;
+mod records;

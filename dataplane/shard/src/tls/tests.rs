@@ -5,4 +5,6 @@ pub(crate) mod pair;
 
 mod buffered;
 mod handshake;
+mod measure;
+mod openssl;
 mod records;

@@ -28,6 +28,11 @@ impl Authority {
         self.issuer.der().to_vec()
     }
 
+    /// The root, PEM.
+    pub(crate) fn root_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
     /// A certificate like the mesh's own: one URI SAN, both usages, valid now.
     pub(crate) fn issue(&self, identity: &Identity) -> Certificate {
         self.issue_with(identity, |_| {})

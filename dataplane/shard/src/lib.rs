@@ -1,1 +1,3 @@
-//! Placeholder.
+//! One shard of the node proxy: a thread with its own ring, sockets, tunnels and counters.
+
+pub mod tls;

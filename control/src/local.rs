@@ -74,8 +74,10 @@ impl LocalState {
     }
 }
 
+type ByKey<K, V> = BTreeMap<K, Arc<V>>;
+
 fn differences<K: Ord + Clone, V: PartialEq>(
-    (old, new): (&BTreeMap<K, Arc<V>>, &BTreeMap<K, Arc<V>>),
+    (old, new): (&ByKey<K, V>, &ByKey<K, V>),
     edits: &mut Vec<MeshEdit>,
     insert: fn(Arc<V>) -> MeshEdit,
     remove: fn(K) -> MeshEdit,

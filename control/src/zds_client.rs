@@ -10,6 +10,7 @@ mod tests;
 use std::future::pending;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use halo_core::zds::{self, Effect, NamespaceId, Request, ZdsError, ZdsSession};
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::pods::Pods;
+use crate::pods::{PodTotals, Pods};
 use crate::readiness::{Part, Readiness};
 use crate::seqpacket::{Datagram, Seqpacket};
 use crate::shards::Shards;
@@ -29,6 +30,13 @@ use pods::{Operations, PodPlaces};
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest pause between two attempts to connect.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// Where the client shows how its pods fare.
+pub(crate) struct Shown {
+    pub(crate) view: watch::Sender<Pods>,
+    pub(crate) readiness: Readiness,
+    pub(crate) totals: Arc<PodTotals>,
+}
 
 /// The client, with the pods it has taken on.
 pub(crate) struct ZdsClient<S> {
@@ -43,12 +51,13 @@ pub(crate) struct ZdsClient<S> {
 
 impl<S: Shards> ZdsClient<S> {
     /// A client without pods, not connected yet.
-    pub(crate) fn new(path: PathBuf, shards: S, view: watch::Sender<Pods>, readiness: Readiness) -> Self {
+    pub(crate) fn new(path: PathBuf, shards: S, shown: Shown) -> Self {
+        let Shown { view, readiness, totals } = shown;
         Self {
             path,
             session: ZdsSession::new(),
             places: PodPlaces::default(),
-            operations: Operations::new(shards),
+            operations: Operations::new(shards, totals),
             view,
             readiness,
             started: Instant::now(),

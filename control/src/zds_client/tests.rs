@@ -23,7 +23,8 @@ impl Proxy {
         let shards = FakeShards::default();
         let (sender, view) = watch::channel(Pods::new());
         let readiness = Readiness::pending(&[Part::WorkloadProxyManager]);
-        let client = ZdsClient::new(path.into(), shards.clone(), sender, readiness.clone());
+        let shown = Shown { view: sender, readiness: readiness.clone(), totals: Arc::default() };
+        let client = ZdsClient::new(path.into(), shards.clone(), shown);
         Self { shards, view, readiness, task: tokio::spawn(client.run()) }
     }
 
@@ -231,10 +232,10 @@ async fn a_del_before_the_snapshot_only_takes_the_name_back() {
 async fn descriptors_that_are_refused_are_closed() {
     let (agent, _proxy, _folder) = RawAgent::with_proxy().await;
     let keep = zds::encode_request(&Request::Keep { uid: "k".into() });
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = io::pipe().unwrap();
     let writer: OwnedFd = writer.into();
     assert!(agent.ask(&keep, Some(&writer)).await.is_some());
     drop(writer);
-    let end = tokio::task::spawn_blocking(move || std::io::Read::read(&mut &reader, &mut [0; 1]));
+    let end = tokio::task::spawn_blocking(move || io::Read::read(&mut &reader, &mut [0; 1]));
     assert_eq!(timeout(DEADLINE, end).await.unwrap().unwrap().unwrap(), 0);
 }

@@ -10,6 +10,8 @@ pub mod baggage;
 pub mod balance;
 pub mod certificate;
 pub mod counters;
+#[cfg(test)]
+mod fixture;
 pub mod id;
 pub mod limits;
 pub mod net;

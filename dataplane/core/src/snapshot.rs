@@ -15,6 +15,9 @@ use crate::policy::{Policy, Scope};
 use crate::service::{CidrVip, Service, ServiceKey};
 use crate::workload::{NetworkMode, PortMap, Workload};
 
+#[cfg(test)]
+mod tests;
+
 /// What a node proxy is told about its own place in the mesh at start.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mesh {

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inotify::{EventStream, Inotify, WatchMask};
+use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
 /// Events that come this close together are one change.
 const SETTLE: Duration = Duration::from_millis(10);
+/// A change is told this long after its first event at the latest, however busy the directory is.
+const SETTLE_MAX: Duration = Duration::from_millis(20);
 /// Attempts to watch a directory that is gone, or to read from a watch that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of events read at once.
@@ -36,11 +39,12 @@ impl FileWatch {
     /// Waits for the next change. May also return without one.
     pub(crate) async fn changed(&mut self) {
         if self.blind {
-            drop(tokio::time::timeout(RETRY, self.events.next()).await);
+            drop(timeout(RETRY, self.events.next()).await);
         } else if !matches!(self.events.next().await, Some(Ok(_))) {
-            tokio::time::sleep(RETRY).await;
+            sleep(RETRY).await;
         }
-        while let Ok(Some(Ok(_))) = tokio::time::timeout(SETTLE, self.events.next()).await {}
+        let settled = async { while let Ok(Some(Ok(_))) = timeout(SETTLE, self.events.next()).await {} };
+        drop(timeout(SETTLE_MAX, settled).await);
         self.aim();
     }
 

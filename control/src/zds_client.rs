@@ -47,6 +47,8 @@ pub(crate) struct ZdsClient<S> {
     view: watch::Sender<Pods>,
     readiness: Readiness,
     started: Instant,
+    /// Messages received, over all connections.
+    requests: u64,
 }
 
 impl<S: Shards> ZdsClient<S> {
@@ -61,6 +63,7 @@ impl<S: Shards> ZdsClient<S> {
             view,
             readiness,
             started: Instant::now(),
+            requests: 0,
         }
     }
 
@@ -71,9 +74,13 @@ impl<S: Shards> ZdsClient<S> {
             match self.connect().await {
                 Ok(socket) => {
                     info!(path = %self.path.display(), "connected to the CNI agent");
-                    backoff = BACKOFF_MIN;
                     self.session.connected();
+                    let requests = self.requests;
                     let end = self.serve(&socket).await;
+                    // An agent that only accepts and closes is not worth a new attempt at once.
+                    if self.requests > requests {
+                        backoff = BACKOFF_MIN;
+                    }
                     warn!(reason = %end, "the connection to the CNI agent is lost; pods stay up");
                     self.session.disconnected();
                     // Answers cannot leave any more, and the session makes none; what is left concerns pods.
@@ -137,6 +144,7 @@ impl<S: Shards> ZdsClient<S> {
     }
 
     fn handle(&mut self, message: Datagram) {
+        self.requests += 1;
         let mut descriptors = message.descriptors;
         let request = match message.bytes_truncated {
             true => Err(ZdsError::Malformed),

@@ -239,3 +239,17 @@ async fn descriptors_that_are_refused_are_closed() {
     let end = tokio::task::spawn_blocking(move || io::Read::read(&mut &reader, &mut [0; 1]));
     assert_eq!(timeout(DEADLINE, end).await.unwrap().unwrap().unwrap(), 0);
 }
+
+#[tokio::test]
+async fn attempts_to_reach_an_agent_that_only_closes_become_rarer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("zds.sock");
+    let listener = SeqpacketListener::bind(&path).unwrap();
+    let _proxy = Proxy::start(&path);
+    let begun = Instant::now();
+    for _ in 0..6 {
+        drop(timeout(DEADLINE, listener.accept()).await.unwrap().unwrap());
+    }
+    // 10 + 20 + 40 + 80 + 160 ms lie between six attempts.
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}

@@ -253,3 +253,16 @@ async fn attempts_to_reach_an_agent_that_only_closes_become_rarer() {
     // 10 + 20 + 40 + 80 + 160 ms lie between six attempts.
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn a_pod_that_could_not_be_bound_is_tried_again_without_being_asked() {
+    let (server, _folder) = agent();
+    let proxy = Proxy::start(server.path());
+    proxy.ready().await;
+    proxy.shards.break_pod("a", "in use");
+    server.add(pod("a"), netns()).await.unwrap_err();
+    proxy.shards.broken.lock().unwrap().clear();
+    proxy.shards.pods_are(&["a"]).await;
+    proxy.ready().await;
+    assert_eq!(proxy.shards.calls(), ["add a", "add a"]);
+}

@@ -1,0 +1,3 @@
+//! The node agent's side of pod enrolment.
+
+pub mod server;

@@ -1,0 +1,175 @@
+//! A node's configuration: environment variables and flags, read once and turned into types with units.
+//!
+//! The variables of the stock node proxy keep their names, forms and defaults; Halo's own begin with `HALO_`. Every
+//! variable is one row of [`resolved::VARIABLES`], which both parses and documents it. Nothing here reads the process's
+//! environment: the binary hands it in.
+
+mod print;
+pub mod raw;
+pub mod resolved;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use halo_core::limits::Limits;
+
+pub use print::PrintFormat;
+pub use raw::{ConfigError, Variables};
+
+/// Where workloads, services and policies come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalSource {
+    /// A file, watched.
+    File(PathBuf),
+    /// The text itself, read once.
+    Inline(String),
+}
+
+/// How many shards run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardCount {
+    /// A quarter of the cores, and at least two.
+    Auto,
+    /// One for each core.
+    EveryCore,
+    /// This many.
+    Count(NonZeroU32),
+    /// This share of the cores, in percent, rounded up.
+    Percent(NonZeroU32),
+}
+
+impl ShardCount {
+    /// The number of shards on a machine with `cores` cores: at least one, never more than there are cores unless a
+    /// number was asked for.
+    pub fn on(self, cores: usize) -> usize {
+        let share = |percent: usize| (cores * percent).div_ceil(100);
+        match self {
+            Self::Auto => share(25).max(2).min(cores.max(1)),
+            Self::EveryCore => cores.max(1),
+            Self::Count(count) => count.get() as usize,
+            Self::Percent(percent) => share(percent.get() as usize).clamp(1, cores.max(1)),
+        }
+    }
+}
+
+/// How TLS records are sealed and opened after the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordsMode {
+    /// By Halo, straight between application and tunnel buffers.
+    Sealed,
+    /// By rustls.
+    Rustls,
+}
+
+/// Which kernel interface the shards use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RingMode {
+    /// `io_uring` where the kernel allows it, else `epoll`.
+    Auto,
+    /// `io_uring` or no start.
+    IoUring,
+    /// `epoll`.
+    Epoll,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text.
+    Plain,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A node's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Name of the node.
+    pub node: String,
+    /// Network of the node's pods.
+    pub network: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Trust domain of pods whose workload names none, and of the embedded certificate authority's root.
+    pub trust_domain: String,
+    /// Namespace preferred when several services share a name or an address.
+    pub preferred_namespace: Option<String>,
+    /// Version of the mesh that metrics report.
+    pub mesh_version: String,
+    /// The socket of the node's CNI agent.
+    pub zds_path: PathBuf,
+    /// The local source, if there is one.
+    pub local: Option<LocalSource>,
+    /// Life of a workload certificate.
+    pub secret_ttl: Duration,
+    /// Directory of the embedded authority's shared root; without one the root lives and dies with the process.
+    pub ca_dir: Option<PathBuf>,
+    /// How many shards run.
+    pub shards: ShardCount,
+    /// How TLS records are handled.
+    pub records: RecordsMode,
+    /// Which kernel interface the shards use.
+    pub ring: RingMode,
+    /// Whether listeners take IPv6.
+    pub ipv6: bool,
+    /// Admin server.
+    pub admin: SocketAddr,
+    /// Readiness server.
+    pub readiness: SocketAddr,
+    /// Metrics server.
+    pub metrics: SocketAddr,
+    /// Log filter, for example `info,halo=debug`.
+    pub log_filter: String,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Bounds of the shards.
+    pub limits: Limits,
+}
+
+/// What flags set; a flag wins over its variable.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--node`.
+    pub node: Option<String>,
+    /// `--local`: a file of workloads, services and policies.
+    pub local: Option<PathBuf>,
+    /// `--zds`: the CNI agent's socket.
+    pub zds: Option<PathBuf>,
+    /// `--ca-dir`.
+    pub ca_dir: Option<PathBuf>,
+    /// `--shards`: a number, a percentage, or 0 for every core.
+    pub shards: Option<String>,
+    /// `--ring`.
+    pub ring: Option<String>,
+    /// `--records`.
+    pub records: Option<String>,
+    /// `--admin`.
+    pub admin: Option<SocketAddr>,
+    /// `--readiness`.
+    pub readiness: Option<SocketAddr>,
+    /// `--metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// `--log`.
+    pub log: Option<String>,
+}
+
+impl Config {
+    /// Reads a configuration from variables, then lets flags win.
+    pub fn read(variables: &Variables, overrides: &Overrides) -> Result<Self, ConfigError> {
+        resolved::resolve(variables, overrides)
+    }
+
+    /// The configuration as text, for `--print-config`. It holds no secret.
+    pub fn print(&self, format: PrintFormat) -> String {
+        print::print(self, format)
+    }
+
+    /// The configuration as `config_dump` shows it.
+    pub fn to_json(&self) -> serde_json::Value {
+        print::to_json(self)
+    }
+}

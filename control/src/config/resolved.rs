@@ -1,0 +1,255 @@
+//! The table of variables, and the relations between their values.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use halo_core::limits::Limits;
+
+use super::raw::{
+    ConfigError, Reason, Variables, boolean, duration, duration_some, mark, milliseconds, number, parse,
+    shard_count, word,
+};
+use super::{Config, LocalSource, LogFormat, Overrides, RecordsMode, RingMode, ShardCount};
+
+/// One variable: what parses it is what documents it.
+#[derive(Debug)]
+pub struct Variable {
+    /// Its name in the environment.
+    pub name: &'static str,
+    /// What holds when it is not set, in words.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Takes the text into the draft, or says what is wrong with it.
+    set: fn(&mut Draft, &str) -> Result<(), Reason>,
+}
+
+/// A configuration while variables are read: what depends on several of them is not decided yet.
+#[derive(Debug)]
+struct Draft {
+    config: Config,
+    local_path: Option<PathBuf>,
+    local_inline: Option<String>,
+    drain: Option<Duration>,
+    grace: Option<Duration>,
+    admin: Option<SocketAddr>,
+    readiness: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+}
+
+/// Largest flow-control window (RFC 9113, section 6.9.1).
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+/// Bounds of SETTINGS_MAX_FRAME_SIZE (RFC 9113, section 6.5.2).
+const FRAME_SIZE: (u32, u32) = (1 << 14, (1 << 24) - 1);
+
+/// Rows: name, default, meaning, and how the text is taken.
+macro_rules! variables {
+    ($($name:literal, $default:literal, $meaning:literal, |$draft:ident, $text:ident| $set:expr;)*) => {
+        /// Every variable that is read. Where two mean the same, the later row wins.
+        pub const VARIABLES: &[Variable] = &[$(Variable {
+            name: $name,
+            default: $default,
+            meaning: $meaning,
+            set: |$draft, $text| { $set; Ok(()) },
+        },)*];
+    };
+}
+
+variables! {
+    "NODE_NAME", "empty", "name of this node", |draft, text| draft.config.node = text.into();
+    "NETWORK", "empty", "network of this node's pods", |draft, text| draft.config.network = text.into();
+    "CLUSTER_ID", "Kubernetes", "name of this cluster", |draft, text| draft.config.cluster = text.into();
+    "ISTIO_META_CLUSTER_ID", "CLUSTER_ID", "name of this cluster; wins over CLUSTER_ID",
+        |draft, text| draft.config.cluster = text.into();
+    "TRUST_DOMAIN", "cluster.local", "trust domain of pods whose workload names none",
+        |draft, text| draft.config.trust_domain = text.into();
+    "PREFERED_SERVICE_NAMESPACE", "none", "namespace preferred when services share a name (spelt so)",
+        |draft, text| draft.config.preferred_namespace = Some(text.into());
+    "ISTIO_META_ISTIO_VERSION", "unknown", "mesh version in the istio_build metric",
+        |draft, text| draft.config.mesh_version = text.into();
+    "INPOD_UDS", "/var/run/ztunnel/ztunnel.sock", "socket of the node's CNI agent",
+        |draft, text| draft.config.zds_path = text.into();
+    "LOCAL_XDS_PATH", "none", "file of workloads, services and policies, watched",
+        |draft, text| draft.local_path = Some(text.into());
+    "LOCAL_XDS", "none", "workloads, services and policies as text, read once",
+        |draft, text| draft.local_inline = Some(text.into());
+    "SECRET_TTL", "24h", "life of a workload certificate", |draft, text| draft.config.secret_ttl = duration_some(text)?;
+    "HALO_CA_DIR", "none: a root in memory", "directory with the embedded authority's root, shared by the nodes",
+        |draft, text| draft.config.ca_dir = Some(text.into());
+    "ZTUNNEL_WORKER_THREADS", "a quarter of the cores, at least 2", "shards: N, P%, or 0 for every core",
+        |draft, text| draft.config.shards = shard_count(text)?;
+    "HALO_RECORDS", "sealed", "who seals TLS records: sealed (Halo) or rustls",
+        |draft, text| draft.config.records = records(text)?;
+    "HALO_RING", "auto", "kernel interface: auto, io_uring or epoll", |draft, text| draft.config.ring = ring(text)?;
+    "POOL_MAX_STREAMS_PER_CONNECTION", "100", "streams in one tunnel",
+        |draft, text| draft.config.limits.streams_per_tunnel_max = number(text, 1, WINDOW_MAX)?;
+    "POOL_UNUSED_RELEASE_TIMEOUT", "5m", "a tunnel without streams is closed after this",
+        |draft, text| draft.config.limits.tunnel_idle_ms_max = milliseconds(duration(text)?);
+    "HTTP2_STREAM_WINDOW_SIZE", "4194304", "largest receive window of a stream, bytes",
+        |draft, text| draft.config.limits.stream_window_max = number(text, 65_535, WINDOW_MAX)?;
+    "HTTP2_CONNECTION_WINDOW_SIZE", "16777216", "receive window of a tunnel, bytes",
+        |draft, text| draft.config.limits.connection_window = number(text, 65_535, WINDOW_MAX)?;
+    "HTTP2_FRAME_SIZE", "1048576", "largest frame that is accepted, bytes",
+        |draft, text| draft.config.limits.frame_size_max = number(text, FRAME_SIZE.0, FRAME_SIZE.1)?;
+    "CONNECTION_TERMINATION_DEADLINE", "from TERMINATION_GRACE_PERIOD_SECONDS", "how long connections may run on at shutdown",
+        |draft, text| draft.drain = Some(duration(text)?);
+    "TERMINATION_GRACE_PERIOD_SECONDS", "none: 5 s to drain", "the pod's grace period; drain ends a little earlier",
+        |draft, text| draft.grace = Some(grace(text)?);
+    "PACKET_MARK", "1337", "mark on packets from pods' network namespaces",
+        |draft, text| draft.config.limits.packet_mark = mark(text)?;
+    "IPV6_ENABLED", "true", "listen on IPv6 too", |draft, text| draft.config.ipv6 = boolean(text)?;
+    "HALO_ADMIN_ADDR", "127.0.0.1:15000", "admin server", |draft, text| draft.admin = Some(address(text)?);
+    "HALO_READINESS_ADDR", "[::]:15021", "readiness server", |draft, text| draft.readiness = Some(address(text)?);
+    "HALO_METRICS_ADDR", "[::]:15020", "metrics server", |draft, text| draft.metrics = Some(address(text)?);
+    "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
+    "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
+}
+
+fn records(text: &str) -> Result<RecordsMode, Reason> {
+    word(text, &[("sealed", RecordsMode::Sealed), ("rustls", RecordsMode::Rustls)])
+}
+
+fn ring(text: &str) -> Result<RingMode, Reason> {
+    word(text, &[("auto", RingMode::Auto), ("io_uring", RingMode::IoUring), ("epoll", RingMode::Epoll)])
+}
+
+fn log_format(text: &str) -> Result<LogFormat, Reason> {
+    word(text, &[("plain", LogFormat::Plain), ("json", LogFormat::Json)])
+}
+
+fn address(text: &str) -> Result<SocketAddr, Reason> {
+    parse(text, "an address with its port, such as 127.0.0.1:15000 or [::]:15021")
+}
+
+/// Whole seconds, as Kubernetes writes them, or a duration.
+fn grace(text: &str) -> Result<Duration, Reason> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => duration(text),
+    }
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let config = Config {
+            node: String::new(),
+            network: String::new(),
+            cluster: "Kubernetes".into(),
+            trust_domain: "cluster.local".into(),
+            preferred_namespace: None,
+            mesh_version: "unknown".into(),
+            zds_path: "/var/run/ztunnel/ztunnel.sock".into(),
+            local: None,
+            secret_ttl: Duration::from_secs(24 * 3600),
+            ca_dir: None,
+            shards: ShardCount::Auto,
+            records: RecordsMode::Sealed,
+            ring: RingMode::Auto,
+            ipv6: true,
+            admin: any,
+            readiness: any,
+            metrics: any,
+            log_filter: "info".into(),
+            log_format: LogFormat::Plain,
+            limits: Limits::default(),
+        };
+        Self {
+            config,
+            local_path: None,
+            local_inline: None,
+            drain: None,
+            grace: None,
+            admin: None,
+            readiness: None,
+            metrics: None,
+        }
+    }
+}
+
+/// Reads every row, lets flags win, then settles what depends on several values.
+pub(super) fn resolve(variables: &Variables, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let mut draft = Draft::default();
+    for variable in VARIABLES {
+        if let Some(value) = variables.value(variable.name) {
+            (variable.set)(&mut draft, value).map_err(|reason| refuse(variable.name, value, reason))?;
+        }
+    }
+    override_with(&mut draft, overrides)?;
+    settle(draft)
+}
+
+fn refuse(variable: &'static str, value: &str, reason: impl Into<String>) -> ConfigError {
+    ConfigError { variable, value: value.to_owned(), reason: reason.into() }
+}
+
+fn override_with(draft: &mut Draft, flags: &Overrides) -> Result<(), ConfigError> {
+    let config = &mut draft.config;
+    if let Some(node) = &flags.node {
+        config.node.clone_from(node);
+    }
+    if let Some(path) = &flags.zds {
+        config.zds_path.clone_from(path);
+    }
+    if let Some(filter) = &flags.log {
+        config.log_filter.clone_from(filter);
+    }
+    if let Some(text) = &flags.shards {
+        config.shards = shard_count(text).map_err(|reason| refuse("--shards", text, reason))?;
+    }
+    if let Some(text) = &flags.ring {
+        config.ring = ring(text).map_err(|reason| refuse("--ring", text, reason))?;
+    }
+    if let Some(text) = &flags.records {
+        config.records = records(text).map_err(|reason| refuse("--records", text, reason))?;
+    }
+    if flags.ca_dir.is_some() {
+        config.ca_dir.clone_from(&flags.ca_dir);
+    }
+    if flags.local.is_some() {
+        draft.local_path.clone_from(&flags.local);
+        draft.local_inline = None;
+    }
+    draft.admin = flags.admin.or(draft.admin);
+    draft.readiness = flags.readiness.or(draft.readiness);
+    draft.metrics = flags.metrics.or(draft.metrics);
+    Ok(())
+}
+
+fn settle(draft: Draft) -> Result<Config, ConfigError> {
+    let mut config = draft.config;
+    config.local = match (draft.local_path, draft.local_inline) {
+        (Some(path), Some(_)) => {
+            let path = path.display().to_string();
+            return Err(refuse("LOCAL_XDS_PATH", &path, "LOCAL_XDS is set too; only one may be"));
+        }
+        (Some(path), None) => Some(LocalSource::File(path)),
+        (None, inline) => inline.map(LocalSource::Inline),
+    };
+    let limits = &mut config.limits;
+    if limits.connection_window < limits.stream_window_max {
+        let reason = format!("must not be below HTTP2_STREAM_WINDOW_SIZE, {}", limits.stream_window_max);
+        return Err(refuse("HTTP2_CONNECTION_WINDOW_SIZE", &limits.connection_window.to_string(), reason));
+    }
+    limits.stream_window_initial = limits.stream_window_initial.min(limits.stream_window_max);
+    limits.drain_ms_max = match (draft.drain, draft.grace) {
+        (Some(drain), _) => milliseconds(drain),
+        (None, Some(grace)) => milliseconds(drain_within(grace)),
+        (None, None) => limits.drain_ms_max,
+    };
+    let any = |port| match config.ipv6 {
+        true => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+        false => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+    };
+    config.admin = draft.admin.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15_000));
+    config.readiness = draft.readiness.unwrap_or(any(15_021));
+    config.metrics = draft.metrics.unwrap_or(any(15_020));
+    Ok(config)
+}
+
+/// Leaves time within the grace period to end after the drain: 5 s of a long one, 1 s of a short one.
+fn drain_within(grace: Duration) -> Duration {
+    let margin = if grace > Duration::from_secs(10) { 5 } else { 1 };
+    grace.saturating_sub(Duration::from_secs(margin)).max(Duration::from_secs(1))
+}

@@ -1,0 +1,141 @@
+use super::*;
+
+fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::read(&pairs.iter().copied().collect(), &Overrides::default())
+}
+
+#[test]
+fn without_variables_the_defaults_of_the_stock_proxy_hold() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.cluster, "Kubernetes");
+    assert_eq!(config.zds_path.to_str(), Some("/var/run/ztunnel/ztunnel.sock"));
+    assert_eq!(config.secret_ttl, Duration::from_secs(86_400));
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.admin.to_string(), "127.0.0.1:15000");
+    assert_eq!(config.readiness.to_string(), "[::]:15021");
+    assert_eq!(config.metrics.to_string(), "[::]:15020");
+}
+
+#[test]
+fn each_variable_reaches_its_field() {
+    let config = read(&[
+        ("NODE_NAME", "node-1"),
+        ("CLUSTER_ID", "one"),
+        ("ISTIO_META_CLUSTER_ID", "two"),
+        ("SECRET_TTL", "1h30m"),
+        ("ZTUNNEL_WORKER_THREADS", "50%"),
+        ("POOL_UNUSED_RELEASE_TIMEOUT", "250ms"),
+        ("PACKET_MARK", "0x539"),
+        ("IPV6_ENABLED", "false"),
+        ("HALO_RING", "epoll"),
+        ("HALO_RECORDS", "rustls"),
+        ("HTTP2_STREAM_WINDOW_SIZE", "65535"),
+        ("LOG_FORMAT", "json"),
+        ("NETWORK", ""),
+    ])
+    .unwrap();
+    assert_eq!((config.node.as_str(), config.cluster.as_str()), ("node-1", "two"));
+    assert_eq!(config.secret_ttl, Duration::from_secs(5400));
+    assert_eq!(config.shards.on(8), 4);
+    assert_eq!(config.limits.tunnel_idle_ms_max, 250);
+    assert_eq!(config.limits.packet_mark, 1337);
+    assert_eq!(config.readiness.to_string(), "0.0.0.0:15021");
+    assert_eq!((config.ring, config.records), (RingMode::Epoll, RecordsMode::Rustls));
+    assert_eq!(config.limits.stream_window_initial, 65_535);
+    assert_eq!(config.log_format, LogFormat::Json);
+}
+
+#[test]
+fn an_error_names_the_variable_the_value_and_the_reason() {
+    for (name, value, reason) in [
+        ("SECRET_TTL", "soon", "duration"),
+        ("SECRET_TTL", "0", "longer"),
+        ("SECRET_TTL", "5 m", "duration"),
+        ("ZTUNNEL_WORKER_THREADS", "-1", "number of threads"),
+        ("ZTUNNEL_WORKER_THREADS", "0%", "percentage"),
+        ("ZTUNNEL_WORKER_THREADS", "101%", "percentage"),
+        ("IPV6_ENABLED", "yes", "true or false"),
+        ("HTTP2_FRAME_SIZE", "1", "16384"),
+        ("HTTP2_CONNECTION_WINDOW_SIZE", "65535", "HTTP2_STREAM_WINDOW_SIZE"),
+        ("POOL_MAX_STREAMS_PER_CONNECTION", "0", "from 1"),
+        ("PACKET_MARK", "0xzz", "hexadecimal"),
+        ("HALO_RING", "kqueue", "auto or io_uring or epoll"),
+        ("HALO_RECORDS", "openssl", "sealed or rustls"),
+        ("HALO_ADMIN_ADDR", "localhost", "address with its port"),
+        ("LOG_FORMAT", "xml", "plain or json"),
+        ("TERMINATION_GRACE_PERIOD_SECONDS", "-1", "duration"),
+        ("CONNECTION_TERMINATION_DEADLINE", "99999999999999999999s", "duration"),
+    ] {
+        let error = read(&[(name, value)]).unwrap_err();
+        assert_eq!((error.variable, error.value.as_str()), (name, value));
+        assert!(error.reason.contains(reason), "{error}");
+        assert!(error.to_string().starts_with(&format!("{name}={value:?}: ")), "{error}");
+    }
+    let error = read(&[("LOCAL_XDS_PATH", "/a"), ("LOCAL_XDS", "workloads: []")]).unwrap_err();
+    assert_eq!(error.variable, "LOCAL_XDS_PATH");
+}
+
+#[test]
+fn the_grace_period_leaves_time_to_end_and_never_underflows() {
+    for (grace, drain_ms) in [("0", 1_000), ("1", 1_000), ("10", 9_000), ("11", 6_000), ("30", 25_000)] {
+        let config = read(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap();
+        assert_eq!(config.limits.drain_ms_max, drain_ms, "{grace}");
+    }
+    let both = [("TERMINATION_GRACE_PERIOD_SECONDS", "30"), ("CONNECTION_TERMINATION_DEADLINE", "2s")];
+    assert_eq!(read(&both).unwrap().limits.drain_ms_max, 2_000);
+}
+
+#[test]
+fn the_number_of_shards_stays_within_the_cores() {
+    for (text, cores, shards) in
+        [("0", 8, 8), ("3", 8, 3), ("1%", 8, 1), ("50%", 3, 2), ("100%", 4, 4), ("12", 8, 12)]
+    {
+        assert_eq!(read(&[("ZTUNNEL_WORKER_THREADS", text)]).unwrap().shards.on(cores), shards, "{text}");
+    }
+    for (cores, shards) in [(1, 1), (2, 2), (4, 2), (16, 4), (18, 5)] {
+        assert_eq!(ShardCount::Auto.on(cores), shards, "{cores} cores");
+    }
+}
+
+#[test]
+fn a_flag_wins_over_its_variable() {
+    let variables: Variables =
+        [("NODE_NAME", "a"), ("LOCAL_XDS", "x"), ("HALO_ADMIN_ADDR", "[::1]:1")].into_iter().collect();
+    let flags = Overrides {
+        node: Some("b".into()),
+        local: Some("/mesh.yaml".into()),
+        admin: Some("127.0.0.1:2".parse().unwrap()),
+        shards: Some("2".into()),
+        ..Overrides::default()
+    };
+    let config = Config::read(&variables, &flags).unwrap();
+    assert_eq!(config.node, "b");
+    assert_eq!(config.local, Some(LocalSource::File("/mesh.yaml".into())));
+    assert_eq!((config.admin.port(), config.shards.on(64)), (2, 2));
+    let wrong = Overrides { ring: Some("fast".into()), ..Overrides::default() };
+    assert_eq!(Config::read(&variables, &wrong).unwrap_err().variable, "--ring");
+}
+
+#[test]
+fn the_table_names_each_variable_once_and_documents_it() {
+    let mut names: Vec<_> = resolved::VARIABLES.iter().map(|variable| variable.name).collect();
+    assert!(
+        resolved::VARIABLES
+            .iter()
+            .all(|variable| !variable.meaning.is_empty() && !variable.default.is_empty())
+    );
+    names.sort_unstable();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn a_printed_configuration_is_yaml_or_json_of_the_same_value() {
+    let config = read(&[("NODE_NAME", "node-1")]).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&config.print(PrintFormat::Json)).unwrap();
+    let yaml: serde_json::Value = serde_saphyr::from_str(&config.print(PrintFormat::Yaml)).unwrap();
+    assert_eq!(json, yaml);
+    assert_eq!(json["localNode"], "node-1");
+    assert_eq!(json["limits"]["packetMark"], 1337);
+}

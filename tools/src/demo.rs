@@ -65,9 +65,12 @@ pub fn run(options: &Options) -> ExitCode {
             Ended::Failed
         }
     };
+    if ended == Ended::Interrupted {
+        report.lock().unwrap_or_else(PoisonError::into_inner).interrupted = true;
+    }
     clean_up(&lab, &page, &report);
     let report = report.lock().unwrap_or_else(PoisonError::into_inner);
-    page.end(&report, ended == Ended::Interrupted);
+    page.end(&report);
     match ended {
         Ended::Interrupted => ExitCode::from(INTERRUPTED),
         Ended::Done if report.is_ok() => ExitCode::SUCCESS,
@@ -115,6 +118,7 @@ fn wait(
         };
         let Ok(stage) = stage else { return Ok(Ended::Failed) };
         if let (true, Some(stage)) = (options.hold, &stage) {
+            page.tables(&report.lock().unwrap_or_else(PoisonError::into_inner));
             page.hold(stage);
             tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
         }
@@ -131,6 +135,9 @@ fn perform(options: &Options, lab: &Arc<Lab>, page: &Page, report: &Mutex<Report
         let result = act(step, options, lab, &mut stage);
         let failed = result.is_err();
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        if report.interrupted {
+            break;
+        }
         page.finish(report.add(step, started.elapsed(), result));
         if failed {
             break;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use serde_json::{Value, json};
 
 use crate::lab::LabError;
@@ -14,6 +14,8 @@ use crate::lab::process::Usage;
 use super::report::{Facts, Failure};
 use super::stage::Stage;
 
+/// One line below the header, and no other.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
 /// What a proxy has spent, at one moment.
@@ -159,7 +161,7 @@ fn node_table(rows: &[NodeRow]) -> Table {
 /// Numbers to the right, names to the left.
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(STYLE).set_header(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

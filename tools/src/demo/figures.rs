@@ -74,7 +74,10 @@ pub(super) fn load(stage: &mut Stage) -> Result<Facts, Failure> {
         thousands(no_mesh.rps)
     );
     let nodes: Vec<Value> = rows.iter().map(node_figures).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut facts = Facts::new(line)
+        .detail("cores", format!("{cores}, shared by the load, the server and both node proxies"))
+        .figure("cores", cores)
         .figure("mesh", figures(&mesh))
         .figure("no_mesh", figures(&no_mesh))
         .figure("nodes", nodes);

@@ -1,4 +1,3 @@
 //! The node agent's side of pod enrolment.
 
-mod message;
 pub mod server;

@@ -20,7 +20,9 @@ pub struct Identity {
 
 /// Why a text is not a workload's SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a workload identity; expected spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+#[error(
+    "{text:?} is not a workload identity; expected spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+)]
 pub struct IdentityError {
     /// The text that was given.
     pub text: Box<str>,

@@ -6,13 +6,23 @@
 //! [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
+pub mod baggage;
+pub mod balance;
 pub mod certificate;
+pub mod counters;
+#[cfg(test)]
+mod fixture;
 pub mod id;
 pub mod limits;
 pub mod net;
 pub mod outcome;
 pub mod policy;
+pub mod pool;
+pub mod rbac;
+pub mod relay;
 pub mod report;
+pub mod resolve;
 pub mod service;
 pub mod snapshot;
 pub mod workload;
+pub mod zds;

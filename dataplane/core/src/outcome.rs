@@ -90,6 +90,13 @@ macro_rules! reasons {
                     },)*
                 }
             }
+
+            /// The name of the counter of connections that ended for this reason, `closed_<label>`.
+            pub fn counter(self) -> &'static str {
+                match self {
+                    $(Reason::$name => concat!("closed_", $label),)*
+                }
+            }
         }
     };
 }

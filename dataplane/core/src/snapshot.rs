@@ -15,6 +15,9 @@ use crate::policy::{Policy, Scope};
 use crate::service::{CidrVip, Service, ServiceKey};
 use crate::workload::{NetworkMode, PortMap, Workload};
 
+#[cfg(test)]
+mod tests;
+
 /// What a node proxy is told about its own place in the mesh at start.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mesh {
@@ -45,13 +48,17 @@ pub struct Snapshot {
     pub certificates: HashMap<Identity, Arc<Certificate>>,
 }
 
-/// Workloads by uid, by address, and by the services that they serve.
+/// A namespace and a name within it.
+type InNamespace = (Arc<str>, Arc<str>);
+
+/// Workloads by uid, by address, by name and by the services that they serve.
 #[derive(Debug, Clone, Default)]
 pub struct Workloads {
     by_uid: HashMap<Arc<str>, Arc<Workload>>,
     by_address: HashMap<NetworkAddress, OrdSet<Arc<str>>>,
     by_service: HashMap<ServiceKey, OrdMap<Arc<str>, Endpoint>>,
-    by_name: HashMap<(Arc<str>, Arc<str>), OrdSet<Arc<str>>>,
+    by_name: HashMap<InNamespace, OrdSet<Arc<str>>>,
+    by_hostname: HashMap<InNamespace, OrdSet<Arc<str>>>,
 }
 
 /// A workload in its role for one service.
@@ -76,6 +83,10 @@ impl Workloads {
         }
         let name = (workload.namespace.clone(), workload.name.clone());
         self.by_name.entry(name).or_default().insert(workload.uid.clone());
+        if !workload.hostname.is_empty() {
+            let hostname = (workload.namespace.clone(), workload.hostname.clone());
+            self.by_hostname.entry(hostname).or_default().insert(workload.uid.clone());
+        }
         self.by_uid.insert(workload.uid.clone(), workload);
     }
 
@@ -94,6 +105,7 @@ impl Workloads {
             }
         }
         remove_from(&mut self.by_name, &(workload.namespace.clone(), workload.name.clone()), uid);
+        remove_from(&mut self.by_hostname, &(workload.namespace.clone(), workload.hostname.clone()), uid);
         Some(workload)
     }
 
@@ -115,6 +127,16 @@ impl Workloads {
     /// The pods with this namespace and name; more than one only across clusters.
     pub fn named(&self, namespace: &Arc<str>, name: &Arc<str>) -> impl Iterator<Item = &Arc<Workload>> {
         let uids = self.by_name.get(&(namespace.clone(), name.clone()));
+        uids.into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
+    }
+
+    /// The workloads of a namespace that DNS knows by this host name.
+    pub fn with_hostname(
+        &self,
+        namespace: &Arc<str>,
+        hostname: &Arc<str>,
+    ) -> impl Iterator<Item = &Arc<Workload>> {
+        let uids = self.by_hostname.get(&(namespace.clone(), hostname.clone()));
         uids.into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
     }
 

@@ -5,13 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
+use halo_core::zds::{self, Request, WorkloadInfo, ZdsError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::{Enrolled, Peer, PodInfo, Registration, Shared};
-use crate::cni::message::{Add, Del, Hello, Info, Keep, Payload, Request, Response, SnapshotSent, VERSION_1};
 use crate::seqpacket::Seqpacket;
 
 /// How long a proxy may take to read a message, and how long to acknowledge it.
@@ -37,12 +36,10 @@ enum ConnectionError {
     Closed,
     #[error("the proxy did not {0} within 5 s")]
     Slow(&'static str),
-    #[error("the proxy sent a message that is not a ZDS {0}")]
-    Malformed(&'static str),
+    #[error("the proxy broke the protocol: {0}")]
+    Protocol(#[from] ZdsError),
     #[error("the proxy sent a message that was not asked for")]
     Unasked,
-    #[error("the proxy speaks version {0} of ZDS, not 1")]
-    Version(i32),
 }
 
 /// Serves a proxy until it goes, breaks the protocol or is too slow.
@@ -76,23 +73,22 @@ async fn run(socket: Seqpacket, number: u64, shared: Arc<Shared>) -> Result<(), 
 async fn hello(socket: &Seqpacket) -> Result<(), ConnectionError> {
     let message = timeout(ANSWER_DEADLINE, socket.receive()).await;
     let message = message.map_err(|_| ConnectionError::Slow("say hello"))??.ok_or(ConnectionError::Closed)?;
-    let hello = Hello::decode(&*message.bytes).map_err(|_| ConnectionError::Malformed("hello"))?;
-    if hello.version == VERSION_1 { Ok(()) } else { Err(ConnectionError::Version(hello.version)) }
+    Ok(zds::decode_hello(&message.bytes)?)
 }
 
 /// Gives every known pod, then says that this is all. A pod that the proxy refuses does not stop the others.
 async fn replay(peer: &mut Peer, pods: Vec<(String, Option<Enrolled>)>) -> Result<(), ConnectionError> {
     for (uid, pod) in pods {
         let answer = match pod {
-            Some((info, netns)) => exchange(&peer.socket, add(&info), Some(&netns)).await?,
-            None => exchange(&peer.socket, Payload::Keep(Keep { uid: uid.clone() }), None).await?,
+            Some((info, netns)) => exchange(&peer.socket, &add(&info), Some(&netns)).await?,
+            None => exchange(&peer.socket, &Request::Keep { uid: uid.as_str().into() }, None).await?,
         };
         if let Err(error) = &answer {
             warn!(proxy = peer.registration.number, uid, error, "the proxy refused a pod of its snapshot");
         }
         peer.registration.shared.answered(&uid, &answer);
     }
-    if let Err(error) = exchange(&peer.socket, Payload::SnapshotSent(SnapshotSent {}), None).await? {
+    if let Err(error) = exchange(&peer.socket, &Request::SnapshotSent, None).await? {
         warn!(proxy = peer.registration.number, error, "the proxy refused the end of its snapshot");
     }
     peer.registration.snapshot_taken();
@@ -101,8 +97,10 @@ async fn replay(peer: &mut Peer, pods: Vec<(String, Option<Enrolled>)>) -> Resul
 
 async fn obey(peer: &Peer, order: Order) -> Result<(), ConnectionError> {
     let (result, answer) = match order {
-        Order::Add { pod, netns, answer } => (exchange(&peer.socket, add(&pod), Some(&netns)).await, answer),
-        Order::Del { uid, answer } => (exchange(&peer.socket, Payload::Del(Del { uid }), None).await, answer),
+        Order::Add { pod, netns, answer } => (exchange(&peer.socket, &add(&pod), Some(&netns)).await, answer),
+        Order::Del { uid, answer } => {
+            (exchange(&peer.socket, &Request::Del { uid: uid.into() }, None).await, answer)
+        }
     };
     // Whoever gave the order may have stopped waiting; the proxy has obeyed all the same.
     let told = result.as_ref().map_or_else(|error| Err(error.to_string()), Clone::clone);
@@ -110,28 +108,26 @@ async fn obey(peer: &Peer, order: Order) -> Result<(), ConnectionError> {
     result.map(drop)
 }
 
-fn add(pod: &PodInfo) -> Payload {
-    let info = Info {
-        name: pod.name.clone(),
-        namespace: pod.namespace.clone(),
-        service_account: pod.service_account.clone(),
+fn add(pod: &PodInfo) -> Request {
+    let info = WorkloadInfo {
+        name: pod.name.as_str().into(),
+        namespace: pod.namespace.as_str().into(),
+        service_account: pod.service_account.as_str().into(),
     };
-    Payload::Add(Add { uid: pod.uid.clone(), info: Some(info) })
+    Request::Add { uid: pod.uid.as_str().into(), info }
 }
 
 /// One message and its acknowledgement; the inner error is the proxy's text.
 async fn exchange(
     socket: &Seqpacket,
-    payload: Payload,
+    request: &Request,
     netns: Option<&OwnedFd>,
 ) -> Result<Result<(), String>, ConnectionError> {
-    let bytes = Request { payload: Some(payload) }.encode_to_vec();
+    let bytes = zds::encode_request(request);
     let send = socket.send(&bytes, netns.map(AsFd::as_fd));
     timeout(ANSWER_DEADLINE, send).await.map_err(|_| ConnectionError::Slow("read a message"))??;
     let message = timeout(ANSWER_DEADLINE, socket.receive()).await;
     let message = message.map_err(|_| ConnectionError::Slow("acknowledge a message"))??;
     let message = message.ok_or(ConnectionError::Closed)?;
-    let response = Response::decode(&*message.bytes).map_err(|_| ConnectionError::Malformed("response"))?;
-    let ack = response.ack.ok_or(ConnectionError::Malformed("response"))?;
-    if ack.error.is_empty() { Ok(Ok(())) } else { Ok(Err(ack.error)) }
+    Ok(zds::decode_response(&message.bytes)?.map_or(Ok(()), Err))
 }

@@ -1,11 +1,10 @@
 use std::fs::File;
 use std::time::Duration;
 
-use prost::Message;
+use halo_core::zds::{self, Request};
 use tokio::time::timeout;
 
 use super::*;
-use crate::cni::message::{Ack, Hello, Payload, Request, Response, VERSION_1};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -30,17 +29,17 @@ fn netns() -> OwnedFd {
 
 async fn proxy(server: &ZdsServer) -> Seqpacket {
     let socket = Seqpacket::connect(server.path()).unwrap();
-    socket.send(&Hello { version: VERSION_1 }.encode_to_vec(), None).await.unwrap();
+    socket.send(&zds::encode_hello(), None).await.unwrap();
     socket
 }
 
 /// Receives one request and answers it; gives the request and how many descriptors came with it.
-async fn answer(socket: &Seqpacket, error: &str) -> (Payload, usize) {
+async fn answer(socket: &Seqpacket, error: &str) -> (Request, usize) {
     let message = timeout(DEADLINE, socket.receive()).await.unwrap().unwrap().unwrap();
-    let request = Request::decode(&*message.bytes).unwrap();
-    let ack = Response { ack: Some(Ack { error: error.into() }) };
-    socket.send(&ack.encode_to_vec(), None).await.unwrap();
-    (request.payload.unwrap(), message.descriptors.len())
+    let request = zds::decode_request(&message.bytes, message.descriptors.len()).unwrap();
+    let error = Some(error).filter(|error| !error.is_empty());
+    socket.send(&zds::encode_ack(error), None).await.unwrap();
+    (request, message.descriptors.len())
 }
 
 #[tokio::test]
@@ -49,10 +48,10 @@ async fn a_proxy_gets_every_known_pod_and_then_the_end_of_the_snapshot() {
     assert!(bench.server.add(pod("a"), netns()).await.unwrap_err().contains("no proxy"));
     bench.server.keep("b");
     let proxy = proxy(&bench.server).await;
-    assert!(matches!(answer(&proxy, "").await, (Payload::Add(add), 1) if add.uid == "a"));
-    assert!(matches!(answer(&proxy, "").await, (Payload::Keep(keep), 0) if keep.uid == "b"));
+    assert!(matches!(answer(&proxy, "").await, (Request::Add { uid, .. }, 1) if &*uid == "a"));
+    assert!(matches!(answer(&proxy, "").await, (Request::Keep { uid }, 0) if &*uid == "b"));
     assert_eq!(bench.server.ready_count(), 0);
-    assert!(matches!(answer(&proxy, "").await, (Payload::SnapshotSent(_), 0)));
+    assert!(matches!(answer(&proxy, "").await, (Request::SnapshotSent, 0)));
     assert_eq!(timeout(DEADLINE, bench.server.connected()).await.unwrap(), 1);
 }
 
@@ -66,10 +65,11 @@ async fn an_add_goes_to_the_newest_proxy_and_a_del_to_all() {
     assert_eq!(timeout(DEADLINE, bench.server.connected_count(2)).await.unwrap(), 2);
     let (added, (request, descriptors)) = tokio::join!(bench.server.add(pod("a"), netns()), answer(&new, ""));
     assert_eq!((added, descriptors), (Ok(()), 1));
-    assert!(matches!(request, Payload::Add(_)));
+    assert!(matches!(request, Request::Add { .. }));
     let (gone, first, second) = tokio::join!(bench.server.del("a"), answer(&old, ""), answer(&new, "odd"));
     assert_eq!(gone, Err("odd".to_owned()));
-    assert!(matches!((first.0, second.0), (Payload::Del(one), Payload::Del(two)) if one.uid == two.uid));
+    let del = Request::Del { uid: "a".into() };
+    assert_eq!((first.0, second.0), (del.clone(), del));
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_proxy_that_leaves_or_speaks_unasked_is_forgotten() {
 async fn a_proxy_of_another_version_is_refused() {
     let bench = bench();
     let socket = Seqpacket::connect(bench.server.path()).unwrap();
-    socket.send(&Hello { version: 7 }.encode_to_vec(), None).await.unwrap();
+    socket.send(b"\x08\x07", None).await.unwrap();
     assert!(timeout(DEADLINE, socket.receive()).await.unwrap().unwrap().is_none());
     assert_eq!(bench.server.ready_count(), 0);
 }

@@ -1,0 +1,195 @@
+//! Decides when a certificate is requested, published, renewed and withdrawn. It requests nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use halo_core::certificate::Certificate;
+use halo_core::id::Identity;
+
+/// Requests in flight.
+const REQUESTS_MAX: usize = 8;
+/// Least time between a certificate and its renewal, whatever is left of its life.
+const RENEWAL_MIN: Duration = Duration::from_millis(500);
+/// Pause after the first failure; it doubles.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between attempts.
+const RETRY_MAX: Duration = Duration::from_secs(150);
+
+/// What the caller has to do.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Ask for a certificate, and report it with `handle_issued`.
+    Request(Identity),
+    /// Put a certificate in force.
+    Publish(Arc<Certificate>),
+    /// Take the identity's certificate out of force.
+    Withdraw(Identity),
+}
+
+/// The state of one certificate, in the words of `config_dump`.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// Not issued yet, and nothing has failed.
+    Initializing,
+    /// In force. A renewal may be failing; this one is valid still.
+    Available(Arc<Certificate>),
+    /// None is in force, and why.
+    Unavailable(Arc<str>),
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    certificate: Option<(Arc<Certificate>, Instant)>,
+    error: Option<Arc<str>>,
+    failures: u32,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    /// Waits for one of the places for requests.
+    #[default]
+    Queued,
+    /// Requested.
+    InFlight,
+    /// Requested again at this time: a renewal, or another attempt.
+    Scheduled(Instant),
+}
+
+/// Certificates of the node's identities.
+///
+/// Order of calls: any `handle_*`, then `poll_event` until `None`; `handle_timeout` once `poll_timeout` has passed. Each
+/// [`Event::Request`] is answered by one `handle_issued`, also after its identity is no longer wanted.
+///
+/// Invariants, checked after every call in debug builds: no more than eight requests are in flight, counting those of
+/// identities that are gone; an entry in flight was requested.
+#[derive(Debug, Default)]
+pub struct CertificateKeeper {
+    entries: BTreeMap<Identity, Entry>,
+    /// Identities in flight, wanted or not.
+    in_flight: BTreeSet<Identity>,
+    /// Identities without a certificate come before renewals.
+    queue: VecDeque<Identity>,
+    events: VecDeque<Event>,
+}
+
+impl CertificateKeeper {
+    /// Takes the identities that are wanted from now on.
+    pub fn handle_wanted(&mut self, wanted: &BTreeSet<Identity>, _now: Instant) {
+        let gone: Vec<_> =
+            self.entries.keys().filter(|identity| !wanted.contains(*identity)).cloned().collect();
+        for identity in gone {
+            if self.entries.remove(&identity).is_some_and(|entry| entry.certificate.is_some()) {
+                self.events.push_back(Event::Withdraw(identity));
+            }
+        }
+        for identity in wanted {
+            if !self.entries.contains_key(identity) {
+                let mut entry = Entry::default();
+                if self.in_flight.contains(identity) {
+                    entry.phase = Phase::InFlight;
+                } else {
+                    self.queue.push_front(identity.clone());
+                }
+                self.entries.insert(identity.clone(), entry);
+            }
+        }
+        self.check();
+    }
+
+    /// Takes the answer to a request: a certificate with the life that is left of it, or why there is none.
+    pub fn handle_issued(
+        &mut self,
+        identity: &Identity,
+        result: Result<(Arc<Certificate>, Duration), String>,
+        now: Instant,
+    ) {
+        self.in_flight.remove(identity);
+        if let Some(entry) = self.entries.get_mut(identity) {
+            match result {
+                Ok((certificate, life)) => {
+                    self.events.push_back(Event::Publish(certificate.clone()));
+                    entry.certificate = Some((certificate, now + life));
+                    entry.error = None;
+                    entry.failures = 0;
+                    entry.phase = Phase::Scheduled(now + (life / 2).max(RENEWAL_MIN));
+                }
+                Err(error) => {
+                    let pause = RETRY_MIN.saturating_mul(1 << entry.failures.min(16)).min(RETRY_MAX);
+                    entry.error = Some(error.into());
+                    entry.failures += 1;
+                    entry.phase = Phase::Scheduled(now + pause);
+                }
+            }
+        }
+        self.check();
+    }
+
+    /// The next thing to do; `None` once all is done.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        while self.in_flight.len() < REQUESTS_MAX {
+            let identity = self.queue.pop_front()?;
+            // It may have gone while it waited, or gone and come again.
+            let queued = self.entries.get_mut(&identity).filter(|entry| entry.phase == Phase::Queued);
+            if let Some(entry) = queued {
+                entry.phase = Phase::InFlight;
+                self.in_flight.insert(identity.clone());
+                self.check();
+                return Some(Event::Request(identity));
+            }
+        }
+        None
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = |entry: &Entry| {
+            let request = match entry.phase {
+                Phase::Scheduled(at) => Some(at),
+                Phase::Queued | Phase::InFlight => None,
+            };
+            let end = entry.certificate.as_ref().map(|(_, end)| *end);
+            request.into_iter().chain(end).min()
+        };
+        self.entries.values().filter_map(due).min()
+    }
+
+    /// Queues what is due, and withdraws what has expired.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for (identity, entry) in &mut self.entries {
+            if matches!(entry.phase, Phase::Scheduled(at) if at <= now) {
+                entry.phase = Phase::Queued;
+                self.queue.push_back(identity.clone());
+            }
+            if entry.certificate.take_if(|(_, end)| *end <= now).is_some() {
+                entry.error.get_or_insert_with(|| "the certificate has expired".into());
+                self.events.push_back(Event::Withdraw(identity.clone()));
+            }
+        }
+        self.check();
+    }
+
+    /// The state of every certificate, in order of identity.
+    pub fn states(&self) -> impl Iterator<Item = (&Identity, State)> {
+        self.entries.iter().map(|(identity, entry)| {
+            let state = match (&entry.certificate, &entry.error) {
+                (Some((certificate, _)), _) => State::Available(certificate.clone()),
+                (None, Some(error)) => State::Unavailable(error.clone()),
+                (None, None) => State::Initializing,
+            };
+            (identity, state)
+        })
+    }
+
+    fn check(&self) {
+        debug_assert!(self.in_flight.len() <= REQUESTS_MAX, "too many requests in flight");
+        let requested = |(identity, entry): (&Identity, &Entry)| {
+            (entry.phase == Phase::InFlight) == self.in_flight.contains(identity)
+        };
+        debug_assert!(self.entries.iter().all(requested), "an entry and its request disagree");
+    }
+}

@@ -1,0 +1,215 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use halo_core::snapshot::Snapshot;
+use halo_core::workload::Workload;
+use halo_core::zds::{PodState, WorkloadInfo};
+
+use super::*;
+use crate::ca::{CaError, EmbeddedCa};
+use crate::pods::PodView;
+use crate::testing::FakeShards;
+
+fn who(account: &str) -> Identity {
+    Identity::new("td", "shop", account)
+}
+
+fn set(accounts: &[&str]) -> BTreeSet<Identity> {
+    accounts.iter().map(|account| who(account)).collect()
+}
+
+fn issue(account: &str) -> Arc<Certificate> {
+    let ca = EmbeddedCa::in_memory("td", SystemTime::now()).unwrap();
+    let issued = futures_now(ca.issue(who(account), Duration::from_secs(60), SystemTime::now()));
+    Arc::new(issued.unwrap())
+}
+
+/// Runs a future that is ready at once.
+fn futures_now<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(future)
+}
+
+fn requests(keeper: &mut CertificateKeeper) -> Vec<String> {
+    std::iter::from_fn(|| keeper.poll_event())
+        .map(|event| match event {
+            Event::Request(identity) => format!("request {}", identity.service_account),
+            Event::Publish(certificate) => format!("publish {}", certificate.identity.service_account),
+            Event::Withdraw(identity) => format!("withdraw {}", identity.service_account),
+        })
+        .collect()
+}
+
+#[test]
+fn an_identity_is_requested_once_renewed_at_half_its_life_and_withdrawn_when_it_goes() {
+    let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
+    keeper.handle_wanted(&set(&["a"]), start);
+    keeper.handle_wanted(&set(&["a"]), start);
+    assert_eq!(requests(&mut keeper), ["request a"]);
+    keeper.handle_issued(&who("a"), Ok((issue("a"), 100 * second)), start);
+    assert_eq!(requests(&mut keeper), ["publish a"]);
+    assert_eq!(keeper.poll_timeout(), Some(start + 50 * second));
+    keeper.handle_timeout(start + 49 * second);
+    assert!(requests(&mut keeper).is_empty());
+    keeper.handle_timeout(start + 50 * second);
+    assert_eq!(requests(&mut keeper), ["request a"]);
+    keeper.handle_wanted(&set(&[]), start);
+    assert_eq!(requests(&mut keeper), ["withdraw a"]);
+    // It comes back while the old request is out: the answer serves it.
+    keeper.handle_wanted(&set(&["a"]), start);
+    assert!(requests(&mut keeper).is_empty());
+    keeper.handle_issued(&who("a"), Ok((issue("a"), second)), start);
+    assert_eq!(requests(&mut keeper), ["publish a"]);
+}
+
+#[test]
+fn a_failed_renewal_backs_off_and_the_certificate_stays_until_it_expires() {
+    let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
+    keeper.handle_wanted(&set(&["a"]), start);
+    requests(&mut keeper);
+    keeper.handle_issued(&who("a"), Ok((issue("a"), 10 * second)), start);
+    requests(&mut keeper);
+    let mut now = start + 5 * second;
+    for pause in [1, 2, 4] {
+        keeper.handle_timeout(now);
+        assert!(requests(&mut keeper).ends_with(&["request a".to_owned()]));
+        keeper.handle_issued(&who("a"), Err("down".into()), now);
+        now += pause * second;
+    }
+    assert!(matches!(keeper.states().next(), Some((_, State::Available(_)))));
+    keeper.handle_timeout(start + 10 * second);
+    assert_eq!(requests(&mut keeper), ["withdraw a"]);
+    assert!(matches!(keeper.states().next(), Some((_, State::Unavailable(error))) if &*error == "down"));
+    for _ in 0..40 {
+        now = keeper.poll_timeout().unwrap();
+        keeper.handle_timeout(now);
+        requests(&mut keeper);
+        keeper.handle_issued(&who("a"), Err("down".into()), now);
+    }
+    assert_eq!(keeper.poll_timeout(), Some(now + 150 * second));
+}
+
+#[test]
+fn at_most_eight_requests_are_in_flight_and_new_identities_come_first() {
+    let (mut keeper, start) = (CertificateKeeper::default(), Instant::now());
+    let names: Vec<_> = (0..20).map(|number| format!("s{number}")).collect();
+    let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    keeper.handle_wanted(&set(&wanted), start);
+    let first = requests(&mut keeper);
+    assert_eq!(first.len(), 8);
+    let done = first[0].strip_prefix("request ").unwrap();
+    keeper.handle_issued(&who(done), Ok((issue(done), Duration::ZERO)), start);
+    keeper.handle_timeout(start + Duration::from_secs(1));
+    let next = requests(&mut keeper);
+    assert_eq!(next.iter().filter(|event| event.starts_with("request")).count(), 1);
+    assert!(!next.contains(&format!("request {done}")), "a renewal overtook a first certificate");
+}
+
+fn pods(list: &[(&str, &str)]) -> Pods {
+    let view = |name: &str, account: &str| PodView {
+        info: WorkloadInfo { name: name.into(), namespace: "shop".into(), service_account: account.into() },
+        state: PodState::Running,
+    };
+    list.iter().map(|(name, account)| ((*name).into(), view(name, account))).collect::<BTreeMap<_, _>>()
+}
+
+/// Fails a number of times before it issues.
+#[derive(Clone)]
+struct Flaky(EmbeddedCa, Arc<AtomicUsize>);
+
+impl CertificateAuthority for Flaky {
+    async fn issue(
+        &self,
+        identity: Identity,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Certificate, CaError> {
+        let left = self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok() { Err(CaError::Expired) } else { self.0.issue(identity, ttl, now).await }
+    }
+}
+
+struct Bench {
+    shards: FakeShards,
+    publisher: Publisher,
+    pods: watch::Sender<Pods>,
+    view: watch::Receiver<CertificateView>,
+}
+
+fn start(ttl: Duration, failures: usize) -> Bench {
+    let shards = FakeShards::default();
+    let publisher = Publisher::start(Snapshot::default(), shards.clone());
+    let (pods, receiver) = watch::channel(Pods::new());
+    let (sender, view) = watch::channel(CertificateView::new());
+    let authority = EmbeddedCa::in_memory("td", SystemTime::now()).unwrap();
+    tokio::spawn(run(CertificatesSetup {
+        authority: Flaky(authority, Arc::new(AtomicUsize::new(failures))),
+        ttl,
+        trust_domain: "td".into(),
+        publisher: publisher.clone(),
+        pods: receiver,
+        view: sender,
+    }));
+    Bench { shards, publisher, pods, view }
+}
+
+#[tokio::test]
+async fn pods_of_one_identity_share_a_certificate_until_the_last_is_gone() {
+    let bench = start(Duration::from_secs(3600), 0);
+    bench.pods.send_replace(pods(&[("one", "cart"), ("two", "cart"), ("three", "web")]));
+    let snapshot = bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 2).await;
+    let certificate = snapshot.certificates.get(&who("cart")).unwrap().clone();
+    bench.pods.send_replace(pods(&[("two", "cart")]));
+    let snapshot = bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    assert!(Arc::ptr_eq(&certificate, snapshot.certificates.get(&who("cart")).unwrap()));
+    bench.pods.send_replace(Pods::new());
+    bench.shards.snapshot_where(|snapshot| snapshot.certificates.is_empty()).await;
+}
+
+#[tokio::test]
+async fn the_trust_domain_is_that_of_the_pods_workload_once_it_is_known() {
+    let bench = start(Duration::from_secs(3600), 0);
+    bench.pods.send_replace(pods(&[("one", "cart")]));
+    bench.shards.snapshot_where(|snapshot| snapshot.certificates.contains_key(&who("cart"))).await;
+    let workload = Workload {
+        uid: "w".into(),
+        name: "one".into(),
+        namespace: "shop".into(),
+        service_account: "cart".into(),
+        trust_domain: "other".into(),
+        ..Workload::default()
+    };
+    bench.publisher.publish(vec![MeshEdit::Workload(Arc::new(workload))]).await;
+    let other = Identity::new("other", "shop", "cart");
+    let holds =
+        |snapshot: &Snapshot| snapshot.certificates.contains_key(&other) && snapshot.certificates.len() == 1;
+    bench.shards.snapshot_where(holds).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_two_seconds_is_renewed_while_it_is_valid() {
+    let bench = start(Duration::from_secs(2), 0);
+    bench.pods.send_replace(pods(&[("one", "cart")]));
+    let mut serial: Option<Vec<u8>> = None;
+    for _ in 0..3 {
+        let before = serial.clone();
+        let new = |snapshot: &Snapshot| {
+            let found = snapshot.certificates.get(&who("cart"));
+            found.is_some_and(|certificate| Some(&certificate.serial) != before.as_ref())
+        };
+        let snapshot = bench.shards.snapshot_where(new).await;
+        let certificate = snapshot.certificates.get(&who("cart")).unwrap();
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert!(certificate.not_after_s > now_s.saturating_sub(1));
+        serial = Some(certificate.serial.clone());
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_shown_and_tried_again() {
+    let mut bench = start(Duration::from_secs(3600), 1);
+    bench.pods.send_replace(pods(&[("one", "cart")]));
+    let unavailable = |view: &CertificateView| matches!(view.as_slice(), [(_, State::Unavailable(_))]);
+    tokio::time::timeout(crate::testing::DEADLINE, bench.view.wait_for(unavailable)).await.unwrap().unwrap();
+    bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+}

@@ -1,0 +1,114 @@
+//! A small HTTP/1.1 server for admin, metrics and readiness: a request without its body in, an answer out.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+/// How long a client may take to send its headers.
+const HEADER_DEADLINE: Duration = Duration::from_secs(2);
+/// Bytes of a request's headers.
+const HEADER_LEN_MAX: usize = 8 * 1024;
+/// Clients served at once by one server.
+const CLIENTS_MAX: usize = 64;
+/// Pause after a failed accept, so that a lack of descriptors does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What of a request the services look at.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Answer {
+    pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+
+    pub(crate) fn html(body: impl Into<String>) -> Self {
+        Self { status: StatusCode::OK, content_type: "text/html; charset=utf-8", body: body.into() }
+    }
+
+    pub(crate) fn json(body: String) -> Self {
+        Self { status: StatusCode::OK, content_type: "application/json", body }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        response
+    }
+}
+
+/// What a server serves.
+pub(crate) trait Service: Clone + Send + Sync + 'static {
+    fn answer(&self, request: Request) -> impl Future<Output = Answer> + Send;
+}
+
+/// Binds an address. Where the machine has no IPv6, `[::]` means every IPv4 address.
+pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
+}
+
+/// Serves for ever.
+pub(crate) async fn serve(listener: TcpListener, service: impl Service) {
+    let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    serve_client(stream, service).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "a client of a local server could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_client(stream: TcpStream, service: impl Service) {
+    let handle = service_fn(|request: hyper::Request<Incoming>| {
+        let service = service.clone();
+        async move {
+            let request = Request { method: request.method().clone(), path: request.uri().path().to_owned() };
+            Ok::<_, Infallible>(service.answer(request).await.into_response())
+        }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(HEADER_LEN_MAX);
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), handle).await {
+        debug!(%error, "a client of a local server was cut off");
+    }
+}

@@ -1,0 +1,116 @@
+//! The single owner of the current snapshot.
+//!
+//! Sources, certificates and pods send edits. The publisher takes all that wait, applies them to one clone, and hands
+//! the shards one new generation. Nobody else makes a generation, so that no change is ever lost between two.
+
+use std::sync::Arc;
+
+use halo_core::snapshot::Snapshot;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::debug;
+
+use crate::edit::MeshEdit;
+use crate::shards::Shards;
+
+/// Batches that wait to be published.
+const BATCHES_MAX: usize = 1024;
+
+struct Batch {
+    edits: Vec<MeshEdit>,
+    published: oneshot::Sender<u64>,
+}
+
+/// A handle to the publisher.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    batches: mpsc::Sender<Batch>,
+    current: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Publisher {
+    /// Hands the shards the first snapshot and starts the publisher. Must be called on a tokio runtime.
+    pub fn start(first: Snapshot, shards: impl Shards) -> Self {
+        let (batches, queue) = mpsc::channel(BATCHES_MAX);
+        let first = Arc::new(first);
+        shards.publish(first.clone());
+        let (publish, current) = watch::channel(first);
+        tokio::spawn(run(queue, publish, shards));
+        Self { batches, current }
+    }
+
+    /// Publishes edits, with others that wait, as one generation; done when the shards have been given it. No edits
+    /// make no generation. Gives the generation in force.
+    pub async fn publish(&self, edits: Vec<MeshEdit>) -> u64 {
+        if edits.is_empty() {
+            return self.snapshot().generation;
+        }
+        let (published, done) = oneshot::channel();
+        // The publisher ends only with the runtime; then nothing waits for the answer either.
+        drop(self.batches.send(Batch { edits, published }).await);
+        done.await.unwrap_or_else(|_| self.snapshot().generation)
+    }
+
+    /// The generation in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.borrow().clone()
+    }
+
+    /// Reports every new generation.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.current.clone()
+    }
+}
+
+async fn run(mut queue: mpsc::Receiver<Batch>, publish: watch::Sender<Arc<Snapshot>>, shards: impl Shards) {
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, BATCHES_MAX).await > 0 {
+        let mut next = Snapshot::clone(&publish.borrow());
+        next.generation += 1;
+        let mut done = Vec::new();
+        for batch in waiting.drain(..) {
+            for edit in batch.edits {
+                edit.apply(&mut next);
+            }
+            done.push(batch.published);
+        }
+        let generation = next.generation;
+        let next = Arc::new(next);
+        shards.publish(next.clone());
+        publish.send_replace(next);
+        debug!(generation, batches = done.len(), "published");
+        for published in done {
+            // Whoever asked may have stopped waiting.
+            let _ = published.send(generation);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use halo_core::workload::Workload;
+
+    use super::*;
+    use crate::testing::FakeShards;
+
+    fn workload(uid: &str) -> MeshEdit {
+        MeshEdit::Workload(Arc::new(Workload { uid: uid.into(), ..Workload::default() }))
+    }
+
+    #[tokio::test]
+    async fn edits_that_wait_together_become_one_generation() {
+        let shards = FakeShards::default();
+        let publisher = Publisher::start(Snapshot::default(), shards.clone());
+        let (first, second) =
+            tokio::join!(publisher.publish(vec![workload("a")]), publisher.publish(vec![workload("b")]));
+        assert_eq!((first, second), (1, 1));
+        assert_eq!(shards.published().workloads.len(), 2);
+        assert_eq!(publisher.publish(vec![MeshEdit::RemoveWorkload("a".into())]).await, 2);
+        assert_eq!(shards.published().workloads.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_to_change_makes_no_generation() {
+        let publisher = Publisher::start(Snapshot::default(), FakeShards::default());
+        assert_eq!(publisher.publish(Vec::new()).await, 0);
+    }
+}

@@ -1,0 +1,241 @@
+//! Keeps the mesh equal to the local file. A text that cannot be read or is wrong changes nothing: what was in force
+//! stays in force, and the error is told once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::config::LocalSource;
+use crate::local::{Defaults, LocalError, LocalState};
+use crate::publish::Publisher;
+use crate::watch::FileWatch;
+
+/// Why a source's text is not in force.
+#[derive(Debug, thiserror::Error)]
+enum SourceError {
+    #[error("cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("{0}")]
+    Wrong(#[from] LocalError),
+}
+
+/// How a source fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// Whether a text has been taken since start.
+    pub synced: bool,
+    /// Texts taken.
+    pub loads: u64,
+    /// Texts refused, counting the same text once.
+    pub errors: u64,
+    /// Why the text that is there now is not in force.
+    pub error: Option<Arc<str>>,
+}
+
+/// Loads a source and, if it is a file, follows it for ever.
+pub(crate) async fn run(
+    source: LocalSource,
+    defaults: Defaults,
+    publisher: Publisher,
+    status: watch::Sender<SourceStatus>,
+) {
+    let mut follower = Follower { defaults, publisher, status, state: LocalState::default(), text: None };
+    match source {
+        LocalSource::Inline(text) => follower.take("LOCAL_XDS", Ok(text)).await,
+        LocalSource::File(path) => follow(path, &mut follower).await,
+    }
+}
+
+async fn follow(path: PathBuf, follower: &mut Follower) {
+    let name = path.display().to_string();
+    let mut watch = match FileWatch::new(&path) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            error!(file = name, %error, "the file cannot be watched and is read once");
+            None
+        }
+    };
+    loop {
+        follower.take(&name, tokio::fs::read_to_string(&path).await).await;
+        match &mut watch {
+            Some(watch) => watch.changed().await,
+            None => return,
+        }
+    }
+}
+
+struct Follower {
+    defaults: Defaults,
+    publisher: Publisher,
+    status: watch::Sender<SourceStatus>,
+    /// What is in force.
+    state: LocalState,
+    /// The text that was last judged, so that it is judged once.
+    text: Option<String>,
+}
+
+impl Follower {
+    async fn take(&mut self, name: &str, read: std::io::Result<String>) {
+        let judged = match read {
+            Ok(text) if self.text.as_ref() == Some(&text) => return,
+            Ok(text) => {
+                let judged = LocalState::parse(&text, &self.defaults).map_err(SourceError::Wrong);
+                self.text = Some(text);
+                judged
+            }
+            Err(error) => {
+                self.text = None;
+                Err(SourceError::Read(error))
+            }
+        };
+        match judged {
+            Ok(next) => self.adopt(name, next).await,
+            Err(error) => self.refuse(name, &error),
+        }
+    }
+
+    async fn adopt(&mut self, name: &str, next: LocalState) {
+        let edits = self.state.diff(&next);
+        let changes = edits.len();
+        let generation = self.publisher.publish(edits).await;
+        self.state = next;
+        self.status.send_modify(|status| {
+            status.synced = true;
+            status.loads += 1;
+            status.error = None;
+        });
+        info!(source = name, changes, generation, "the mesh follows its local source");
+    }
+
+    fn refuse(&self, name: &str, reason: &SourceError) {
+        let text: Arc<str> = reason.to_string().into();
+        let news = self.status.borrow().error.as_ref() != Some(&text);
+        if news {
+            error!(source = name, error = %text, "the source is refused; what was in force stays in force");
+            self.status.send_modify(|status| {
+                status.errors += 1;
+                status.error = Some(text);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use halo_core::snapshot::Snapshot;
+
+    use super::*;
+    use crate::testing::{DEADLINE, FakeShards};
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        shards: FakeShards,
+        status: watch::Receiver<SourceStatus>,
+    }
+
+    impl Bench {
+        fn start(file: &str, prepare: impl FnOnce(&std::path::Path)) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            prepare(folder.path());
+            let shards = FakeShards::default();
+            let publisher = Publisher::start(Snapshot::default(), shards.clone());
+            let (sender, status) = watch::channel(SourceStatus::default());
+            let defaults = Defaults { trust_domain: "td".into(), cluster: "one".into() };
+            tokio::spawn(run(LocalSource::File(folder.path().join(file)), defaults, publisher, sender));
+            Self { folder, shards, status }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.folder.path().join(name), text).unwrap();
+        }
+
+        async fn has(&self, names: &[&str]) -> Arc<Snapshot> {
+            let same = |snapshot: &Snapshot| {
+                let mut found: Vec<_> =
+                    snapshot.workloads.iter().map(|workload| workload.name.to_string()).collect();
+                found.sort();
+                found == names
+            };
+            self.shards.snapshot_where(same).await
+        }
+
+        async fn status_where(&mut self, holds: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
+            let found = tokio::time::timeout(DEADLINE, self.status.wait_for(|status| holds(status))).await;
+            found.expect("no such status in time").unwrap().clone()
+        }
+    }
+
+    fn mesh(names: &[&str]) -> String {
+        let item = |name: &&str| format!("- {{name: {name}, namespace: a, workloadIps: []}}\n");
+        format!("workloads:\n{}", names.iter().map(item).collect::<String>())
+    }
+
+    #[tokio::test]
+    async fn writing_renaming_removing_and_creating_the_file_are_all_followed() {
+        let bench =
+            Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());
+        let before = bench.has(&["a"]).await;
+        bench.write("mesh.yaml", &mesh(&["a", "b"]));
+        let after = bench.has(&["a", "b"]).await;
+        let uid = "one//Pod/a/a";
+        let kept = (before.workloads.get(uid).unwrap(), after.workloads.get(uid).unwrap());
+        assert!(Arc::ptr_eq(kept.0, kept.1), "a workload that did not change was touched");
+        bench.write("next", &mesh(&["c"]));
+        fs::rename(bench.folder.path().join("next"), bench.folder.path().join("mesh.yaml")).unwrap();
+        bench.has(&["c"]).await;
+        fs::remove_file(bench.folder.path().join("mesh.yaml")).unwrap();
+        bench.write("mesh.yaml", &mesh(&["d"]));
+        bench.has(&["d"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_swap_of_links_is_followed() {
+        use std::os::unix::fs::symlink;
+        let bench = Bench::start("mesh.yaml", |folder| {
+            fs::create_dir(folder.join("..1")).unwrap();
+            fs::write(folder.join("..1/mesh.yaml"), mesh(&["a"])).unwrap();
+            symlink("..1", folder.join("..data")).unwrap();
+            symlink("..data/mesh.yaml", folder.join("mesh.yaml")).unwrap();
+        });
+        bench.has(&["a"]).await;
+        let folder = bench.folder.path();
+        fs::create_dir(folder.join("..2")).unwrap();
+        fs::write(folder.join("..2/mesh.yaml"), mesh(&["b"])).unwrap();
+        symlink("..2", folder.join("..data_tmp")).unwrap();
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+        bench.has(&["b"]).await;
+        // The new target is followed in place too.
+        fs::write(folder.join("..2/mesh.yaml"), mesh(&["c"])).unwrap();
+        bench.has(&["c"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_wrong_text_leaves_the_mesh_as_it_was_and_is_counted_once() {
+        let mut bench =
+            Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());
+        bench.has(&["a"]).await;
+        bench.write("mesh.yaml", "workloads:\n- colour: red\n");
+        let status = bench.status_where(|status| status.errors == 1).await;
+        assert!(status.error.unwrap().starts_with("line 2, workloads[0].colour: "));
+        assert_eq!((status.synced, bench.shards.published().workloads.len()), (true, 1));
+        bench.write("mesh.yaml", "workloads:\n- colour: red\n");
+        bench.write("mesh.yaml", &mesh(&["a", "b"]));
+        let status = bench.status_where(|status| status.error.is_none()).await;
+        assert_eq!(status.errors, 1);
+        bench.has(&["a", "b"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_comes_later_is_taken_when_it_comes() {
+        let mut bench = Bench::start("mesh.yaml", |_| {});
+        let status = bench.status_where(|status| status.errors == 1).await;
+        assert!(!status.synced && status.error.unwrap().contains("cannot be read"));
+        bench.write("mesh.yaml", &mesh(&["a"]));
+        bench.has(&["a"]).await;
+        assert!(bench.status_where(|status| status.synced).await.error.is_none());
+    }
+}

@@ -1,0 +1,98 @@
+//! A data plane for tests: it records what it is told and answers as the test wants.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use halo_core::report::ShardReport;
+use halo_core::snapshot::Snapshot;
+use tokio::sync::watch;
+
+use crate::shards::{Pod, PodError, Shards};
+
+/// How long a test waits for what must happen.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone)]
+pub(crate) struct FakeShards {
+    published: Arc<watch::Sender<Arc<Snapshot>>>,
+    pods: Arc<watch::Sender<BTreeMap<Arc<str>, Pod>>>,
+    /// Pods that cannot be bound, with the cause.
+    pub(crate) broken: Arc<Mutex<BTreeMap<String, String>>>,
+    /// What `inspect` gives.
+    pub(crate) reports: Arc<Mutex<Vec<ShardReport>>>,
+    /// Calls in order, for example `add a` and `remove a`.
+    pub(crate) calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Default for FakeShards {
+    fn default() -> Self {
+        Self {
+            published: Arc::new(watch::Sender::new(Arc::default())),
+            pods: Arc::default(),
+            broken: Arc::default(),
+            reports: Arc::default(),
+            calls: Arc::default(),
+        }
+    }
+}
+
+impl FakeShards {
+    pub(crate) fn published(&self) -> Arc<Snapshot> {
+        self.published.borrow().clone()
+    }
+
+    /// Waits for a published snapshot of which something holds.
+    pub(crate) async fn snapshot_where(&self, holds: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let mut published = self.published.subscribe();
+        let found = tokio::time::timeout(DEADLINE, published.wait_for(|snapshot| holds(snapshot))).await;
+        found.expect("no such snapshot was published in time").unwrap().clone()
+    }
+
+    /// Waits until exactly these pods are bound.
+    pub(crate) async fn pods_are(&self, uids: &[&str]) {
+        let mut pods = self.pods.subscribe();
+        let same = |pods: &BTreeMap<Arc<str>, Pod>| pods.keys().map(|uid| &**uid).eq(uids.iter().copied());
+        let found = tokio::time::timeout(DEADLINE, pods.wait_for(same)).await;
+        assert!(found.is_ok(), "the pods are {:?}, not {uids:?}", self.pods.borrow().keys());
+    }
+
+    pub(crate) fn break_pod(&self, uid: &str, cause: &str) {
+        self.broken.lock().unwrap().insert(uid.into(), cause.into());
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Shards for FakeShards {
+    fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.published.send_replace(snapshot);
+    }
+
+    async fn add_pod(&self, pod: Pod) -> Result<(), PodError> {
+        tokio::task::yield_now().await;
+        self.calls.lock().unwrap().push(format!("add {}", pod.uid));
+        if let Some(cause) = self.broken.lock().unwrap().get(&*pod.uid) {
+            return Err(PodError { uid: pod.uid, step: "bind 15008", cause: cause.clone() });
+        }
+        self.pods.send_modify(|pods| drop(pods.insert(pod.uid.clone(), pod)));
+        Ok(())
+    }
+
+    async fn remove_pod(&self, uid: Arc<str>) {
+        tokio::task::yield_now().await;
+        self.calls.lock().unwrap().push(format!("remove {uid}"));
+        self.pods.send_modify(|pods| drop(pods.remove(&uid)));
+    }
+
+    async fn inspect(&self) -> Vec<ShardReport> {
+        self.reports.lock().unwrap().clone()
+    }
+
+    async fn drain(&self) {
+        self.calls.lock().unwrap().push("drain".into());
+        self.pods.send_modify(BTreeMap::clear);
+    }
+}

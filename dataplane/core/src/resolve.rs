@@ -1,0 +1,258 @@
+//! Where a connection goes: a captured destination to a route, an inbound CONNECT authority to the application.
+//!
+//! An address is looked up once, service first and then workload, and every rule reads that one answer: a waypoint of
+//! the service is seen even where the same address is also a workload's. A waypoint that a destination names is never
+//! bypassed: unknown, it is [`Reason::UnknownWaypoint`]; known, it needs a route that this build does not have.
+//! Resolving opens nothing and waits for nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::balance;
+use crate::id::Identity;
+use crate::net::{HBONE_PORT, is_own_port};
+use crate::outcome::Reason;
+use crate::service::{BalanceMode, Service};
+use crate::snapshot::Snapshot;
+use crate::workload::{Gateway, GatewayDestination, Protocol, Workload};
+
+pub mod lookup;
+#[cfg(test)]
+mod tests;
+
+/// A connection that an application opened. Addresses are canonical.
+#[derive(Debug, Clone, Copy)]
+pub struct Captured<'a> {
+    /// The pod's own workload.
+    pub source: &'a Workload,
+    /// The application's end.
+    pub client: SocketAddr,
+    /// Where the application wanted to go.
+    pub destination: SocketAddr,
+}
+
+/// How a captured connection travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Plain TCP.
+    Tcp(TcpRoute),
+    /// A stream in a tunnel.
+    Hbone(HboneRoute),
+    /// Not at all.
+    Deny(Reason),
+}
+
+/// A plain TCP connection to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpRoute {
+    /// The address to connect to.
+    pub destination: SocketAddr,
+    /// The workload behind it, where the mesh knows one.
+    pub workload: Option<Arc<Workload>>,
+    /// The service that was addressed.
+    pub service: Option<Arc<Service>>,
+}
+
+/// A CONNECT to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HboneRoute {
+    /// The tunnel's far end, `endpoint-ip:15008`.
+    pub peer: SocketAddr,
+    /// The CONNECT authority, `endpoint-ip:target-port`.
+    pub authority: SocketAddr,
+    /// Identities that the peer may present: the endpoint's own, then the service's subject alternative names. Names
+    /// that are not workload identities cannot be presented and are left out.
+    pub identities: Arc<[Identity]>,
+    /// The endpoint.
+    pub workload: Arc<Workload>,
+    /// The service that was addressed.
+    pub service: Option<Arc<Service>>,
+}
+
+/// Decides the route of a captured connection. `random` is uniform over all of `u64`.
+pub fn resolve(snapshot: &Snapshot, captured: &Captured<'_>, random: u64) -> Route {
+    let destination = captured.destination;
+    let own_address = captured.source.addresses.contains(&destination.ip());
+    let local = own_address || destination.ip().is_loopback() || destination.ip().is_unspecified();
+    if local && is_own_port(destination.port()) {
+        return Route::Deny(Reason::OwnPort);
+    }
+    let address = lookup::own_network(snapshot, destination.ip());
+    if let Some(service) = lookup::service(snapshot, &captured.source.namespace, &address) {
+        return to_service(snapshot, captured, service, random);
+    }
+    let workload = lookup::workload(snapshot, &address);
+    let Some(workload) = workload.filter(|_| !own_address) else {
+        return Route::Tcp(TcpRoute { destination, workload: workload.cloned(), service: None });
+    };
+    to_workload(snapshot, captured, workload)
+}
+
+/// The local pod's own workload. Pods of one name exist only in different clusters; the own cluster's is preferred.
+pub fn local_workload<'a>(
+    snapshot: &'a Snapshot,
+    namespace: &Arc<str>,
+    name: &Arc<str>,
+    service_account: &str,
+) -> Option<&'a Arc<Workload>> {
+    let named = snapshot.workloads.named(namespace, name);
+    let candidates = named.filter(|workload| &*workload.service_account == service_account);
+    let own_cluster = |workload: &&Arc<Workload>| workload.cluster_id == snapshot.mesh.cluster;
+    candidates.max_by_key(own_cluster)
+}
+
+/// Decides which address an inbound CONNECT is for.
+///
+/// `tunnel_destination` is the address that the tunnel was accepted on, and always the address of the answer: the
+/// authority contributes the port. It is `ip:port`, `[v6]:port` or `host:port`; an address must be the tunnel's, and
+/// a host is a service as the workload's own namespace sees it.
+pub fn inbound_target(
+    snapshot: &Snapshot,
+    local: &Workload,
+    tunnel_destination: IpAddr,
+    authority: &str,
+) -> Result<SocketAddr, Reason> {
+    let tunnel_destination = tunnel_destination.to_canonical();
+    let port = match parse_authority(authority)? {
+        Authority::Address(ip, port) if ip == tunnel_destination => port,
+        Authority::Address(..) => return Err(Reason::NotForUs),
+        Authority::Host(host, port) => {
+            host_port(snapshot, local, host, port).ok_or(Reason::UnknownService)?
+        }
+    };
+    if is_own_port(port) { Err(Reason::OwnPort) } else { Ok(SocketAddr::new(tunnel_destination, port)) }
+}
+
+fn to_service(snapshot: &Snapshot, captured: &Captured<'_>, service: &Arc<Service>, random: u64) -> Route {
+    if let Some(reason) = waypoint_of_service(snapshot, &captured.source.namespace, service) {
+        return Route::Deny(reason);
+    }
+    let destination = captured.destination;
+    let mode = service.load_balancer.as_ref().map(|balancer| balancer.mode);
+    if mode == Some(BalanceMode::Passthrough) {
+        return Route::Tcp(TcpRoute { destination, workload: None, service: Some(service.clone()) });
+    }
+    let choice = balance::choose(snapshot, captured.source, service, destination.port(), random);
+    let Some(choice) = choice else {
+        return Route::Deny(Reason::NoHealthyUpstream);
+    };
+    let workload = &choice.endpoint.workload;
+    if workload.network != snapshot.mesh.network {
+        return Route::Deny(Reason::Unsupported);
+    }
+    match balance::address(workload, Some(service), destination.ip()) {
+        Some(ip) => to_endpoint(workload, Some(service), SocketAddr::new(ip, choice.port)),
+        // Only DNS can find it.
+        None if !workload.hostname.is_empty() => Route::Deny(Reason::Unsupported),
+        None => Route::Deny(Reason::NoHealthyUpstream),
+    }
+}
+
+fn to_workload(snapshot: &Snapshot, captured: &Captured<'_>, workload: &Arc<Workload>) -> Route {
+    if let Some(waypoint) = &workload.waypoint
+        && !is_waypoint(snapshot, captured, waypoint)
+    {
+        let known = waypoint_exists(snapshot, &captured.source.namespace, waypoint);
+        return Route::Deny(if known { Reason::Unsupported } else { Reason::UnknownWaypoint });
+    }
+    to_endpoint(workload, None, captured.destination)
+}
+
+fn to_endpoint(workload: &Arc<Workload>, service: Option<&Arc<Service>>, address: SocketAddr) -> Route {
+    let workload = workload.clone();
+    let service = service.cloned();
+    match workload.protocol {
+        Protocol::Tcp => Route::Tcp(TcpRoute { destination: address, workload: Some(workload), service }),
+        Protocol::Hbone => Route::Hbone(HboneRoute {
+            peer: SocketAddr::new(address.ip(), HBONE_PORT),
+            authority: address,
+            identities: identities(&workload, service.as_deref()),
+            workload,
+            service,
+        }),
+    }
+}
+
+fn identities(workload: &Workload, service: Option<&Service>) -> Arc<[Identity]> {
+    let own = workload.identity();
+    let names = service.map_or(&[][..], |service| &service.subject_alt_names);
+    let others = names.iter().filter_map(|name| name.parse().ok()).filter(|name| *name != own);
+    let others: Vec<Identity> = others.collect();
+    std::iter::once(own).chain(others).collect()
+}
+
+/// Why traffic to `service` cannot go because of its waypoints; `None` if it has none.
+///
+/// Weighted waypoints are tried before the plain one, and one that is known is enough to know the route.
+fn waypoint_of_service(snapshot: &Snapshot, client_namespace: &str, service: &Service) -> Option<Reason> {
+    let weighted = service.weighted_waypoints.iter().map(|waypoint| &waypoint.gateway);
+    let mut named = weighted.chain(&service.waypoint).peekable();
+    named.peek()?;
+    let known = named.any(|waypoint| waypoint_exists(snapshot, client_namespace, waypoint));
+    Some(if known { Reason::Unsupported } else { Reason::UnknownWaypoint })
+}
+
+fn waypoint_exists(snapshot: &Snapshot, client_namespace: &str, waypoint: &Gateway) -> bool {
+    match &waypoint.destination {
+        GatewayDestination::Service(key) => {
+            snapshot.services.get(key).is_some()
+                || snapshot.workloads.with_hostname(&key.namespace, &key.hostname).next().is_some()
+        }
+        GatewayDestination::Address(address) => {
+            lookup::service(snapshot, client_namespace, address).is_some()
+                || lookup::workload(snapshot, address).is_some()
+        }
+    }
+}
+
+/// Whether the captured connection comes from the waypoint itself: the source has the identity of a workload behind
+/// the reference, and the client's address is that workload's.
+fn is_waypoint(snapshot: &Snapshot, captured: &Captured<'_>, waypoint: &Gateway) -> bool {
+    let client = captured.client.ip();
+    let identity = captured.source.identity();
+    let ours =
+        |workload: &Arc<Workload>| workload.addresses.contains(&client) && workload.identity() == identity;
+    let workloads = &snapshot.workloads;
+    let behind = |service: &Arc<Service>| workloads.endpoints(&service.key).any(|end| ours(&end.workload));
+    match &waypoint.destination {
+        GatewayDestination::Service(key) => match snapshot.services.get(key) {
+            Some(service) => behind(service),
+            None => workloads.with_hostname(&key.namespace, &key.hostname).any(ours),
+        },
+        GatewayDestination::Address(address) => {
+            match lookup::service(snapshot, &captured.source.namespace, address) {
+                Some(service) => behind(service),
+                None => lookup::workload(snapshot, address).is_some_and(ours),
+            }
+        }
+    }
+}
+
+enum Authority<'a> {
+    Address(IpAddr, u16),
+    Host(&'a str, u16),
+}
+
+fn parse_authority(text: &str) -> Result<Authority<'_>, Reason> {
+    let (host, port) = text.rsplit_once(':').ok_or(Reason::BadAuthority)?;
+    // `parse` alone would take a leading plus sign.
+    let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let port =
+        port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(Reason::BadAuthority)?;
+    if let Some(ip) = host.strip_prefix('[') {
+        let ip = ip.strip_suffix(']').and_then(|ip| ip.parse::<std::net::Ipv6Addr>().ok());
+        return ip.map(|ip| Authority::Address(ip.to_canonical(), port)).ok_or(Reason::BadAuthority);
+    }
+    if let Ok(ip) = host.parse::<std::net::Ipv4Addr>() {
+        return Ok(Authority::Address(ip.into(), port));
+    }
+    let part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let valid = !host.is_empty() && host.bytes().all(part);
+    if valid { Ok(Authority::Host(host, port)) } else { Err(Reason::BadAuthority) }
+}
+
+fn host_port(snapshot: &Snapshot, local: &Workload, host: &str, port: u16) -> Option<u16> {
+    let service = lookup::service_named(snapshot, &local.namespace, host)?;
+    let none = crate::workload::PortMap::new();
+    balance::target_port(service, local.services.get(&service.key).unwrap_or(&none), port)
+}

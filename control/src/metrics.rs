@@ -27,7 +27,7 @@ impl<S> Clone for MetricsService<S> {
 impl<S: Shards> Service for MetricsService<S> {
     async fn answer(&self, request: Request) -> Answer {
         match request.path.as_str() {
-            "/metrics" | "/stats/prometheus" => Answer::text(StatusCode::OK, self.text().await),
+            "/metrics" | "/stats/prometheus" => Answer::metrics(self.text().await),
             _ => Answer::text(StatusCode::NOT_FOUND, "Not Found\n"),
         }
     }

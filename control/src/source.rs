@@ -214,6 +214,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_is_being_written_is_not_read_before_it_is_closed() {
+        use std::io::Write;
+        let bench =
+            Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());
+        let before = bench.has(&["a"]).await;
+        let mut file = fs::File::create(bench.folder.path().join("mesh.yaml")).unwrap();
+        file.write_all(b"workloads: []\n").unwrap();
+        for number in 0..20 {
+            bench.write(&format!("other{number}"), "noise");
+            tokio::task::yield_now().await;
+        }
+        file.write_all(b"services: []\n").unwrap();
+        drop(file);
+        let after = bench.has(&[]).await;
+        assert_eq!(after.generation, before.generation + 1);
+    }
+
+    #[tokio::test]
     async fn a_wrong_text_leaves_the_mesh_as_it_was_and_is_counted_once() {
         let mut bench =
             Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());

@@ -18,7 +18,9 @@ use halo::lab::process::Spec;
 use halo::lab::run::ProcessId;
 use halo::lab::topology::{LINK, NodePlan, Topology};
 use halo::lab::{Cleaned, Lab};
+use halo_control::local::{Defaults, LocalState};
 use halo_control::redirect::Options;
+use halo_core::workload::Protocol;
 
 fn lab() -> Lab {
     Lab::new(env!("CARGO_BIN_EXE_halo").into()).expect("this test needs root")
@@ -220,4 +222,16 @@ fn proxy_that_ends_is_reported_with_its_last_words_and_at_once() {
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert!(error.starts_with("node-a: ended by itself (exit status: "), "{error}");
     assert!(!proxy.process.log_tail(3).is_empty());
+}
+
+#[test]
+fn mesh_file_is_read_by_the_node_as_it_is_meant() {
+    let defaults = Defaults { trust_domain: "unused".into(), cluster: "unused".into() };
+    let state = LocalState::parse(include_str!("golden/mesh.yaml"), &defaults).unwrap();
+    let workload = |name: &str| state.workloads.values().find(|w| *w.name == *name).unwrap();
+    let shop = workload("shop");
+    assert_eq!(shop.identity().to_string(), spiffe_id("shop"));
+    assert_eq!((shop.protocol, workload("greeter").protocol), (Protocol::Hbone, Protocol::Tcp));
+    assert_eq!((state.services.len(), state.policies.len()), (1, 1));
+    assert!(state.policies.contains_key("demo/no-intruder"), "{:?}", state.policies);
 }

@@ -46,6 +46,7 @@ struct ShardRow {
     shard: u64,
     core: Option<u64>,
     ring: String,
+    tunnels: u64,
     cpu_percent: f64,
     counters: Value,
 }
@@ -94,6 +95,7 @@ fn row(proxy: &NodeProxy, before: &Spent, after: &Spent, wall: Duration) -> Node
         shard: shard.shard,
         core: shard.core,
         ring: shard.ring.clone(),
+        tunnels: shard.tunnels,
         cpu_percent: percent(Duration::from_nanos(shard.cpu_ns.saturating_sub(earlier(shard)))),
         counters: shard.counters.clone(),
     };
@@ -122,6 +124,7 @@ fn node_figures(row: &NodeRow) -> Value {
             "shard": shard.shard,
             "core": shard.core,
             "ring": shard.ring,
+            "tunnels": shard.tunnels,
             "cpu_percent": shard.cpu_percent.round(),
             "counters": shard.counters,
         })
@@ -146,16 +149,23 @@ fn load_table(no_mesh: &LoadReport, mesh: &LoadReport) -> Table {
 }
 
 fn node_table(rows: &[NodeRow]) -> Table {
-    let mut table = table(&["node proxy", "CPU", "memory", "core", "ring"]);
+    let mut table = table(&["node proxy", "CPU", "memory", "core", "tunnels", "ring"]);
     for row in rows {
         let memory = format!("{:.1} MiB", row.memory_bytes as f64 / MEBIBYTE);
         let name = format!("{} (pid {})", row.node, row.pid);
-        table.add_row([name, format!("{:.0} %", row.cpu_percent), memory, String::new(), String::new()]);
+        table.add_row([
+            name,
+            format!("{:.0} %", row.cpu_percent),
+            memory,
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
         for shard in &row.shards {
             let core = shard.core.map_or_else(|| "-".to_owned(), |core| core.to_string());
             let cpu = format!("{:.0} %", shard.cpu_percent);
             let name = format!("  shard {}", shard.shard);
-            table.add_row([name, cpu, String::new(), core, shard.ring.clone()]);
+            table.add_row([name, cpu, String::new(), core, shard.tunnels.to_string(), shard.ring.clone()]);
         }
     }
     table
@@ -212,6 +222,7 @@ mod tests {
             shard,
             core: Some(shard),
             ring: "io_uring".into(),
+            tunnels: 3,
             cpu_percent: 41.7,
             counters: Value::Null,
         };

@@ -1,0 +1,143 @@
+//! A node proxy as the lab runs it: a real `halo node` process in its node's namespace, with the agent that serves
+//! it.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::admin::{Certificate, Dump};
+use super::agent::Agent;
+use super::mesh::Mesh;
+use super::netns::Netns;
+use super::process::{Process, Spec, wait_for};
+use super::topology::Node;
+use super::{Doing, Lab, Result, admin};
+
+/// How long a certificate of the lab lives.
+pub const CERTIFICATE_TTL: &str = "1h";
+
+/// What every node proxy of a lab shares.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Shards of each proxy.
+    pub shards: usize,
+    /// Its log filter.
+    pub log: String,
+    /// More variables, which win over those that the lab sets.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self { shards: 1, log: "info".into(), environment: Vec::new() }
+    }
+}
+
+/// A running node proxy and its agent.
+#[derive(Debug)]
+pub struct NodeProxy {
+    /// The process.
+    pub process: Arc<Process>,
+    /// The agent that enrols pods with it.
+    pub agent: Agent,
+    netns: Arc<Netns>,
+}
+
+impl NodeProxy {
+    /// Starts the agent's socket and the proxy. Both proxies of a lab share the embedded CA's directory.
+    pub fn start(lab: &Lab, node: &Node, mesh: &Mesh, options: &NodeOptions) -> Result<Self> {
+        let agent = Agent::start(&lab.dir().join(&node.name).join("zds.sock"))?;
+        let ca = lab.dir().join("ca");
+        std::fs::create_dir_all(&ca).doing(format_args!("create {}", ca.display()))?;
+        let text = |text: &str| OsString::from(text);
+        let path = |path: &Path| path.as_os_str().to_owned();
+        let mut environment = vec![
+            ("NODE_NAME".to_owned(), text(&node.name)),
+            ("INPOD_UDS".to_owned(), path(agent.path())),
+            ("LOCAL_XDS_PATH".to_owned(), path(mesh.path())),
+            ("HALO_CA_DIR".to_owned(), path(&ca)),
+            ("SECRET_TTL".to_owned(), text(CERTIFICATE_TTL)),
+            ("ZTUNNEL_WORKER_THREADS".to_owned(), text(&options.shards.to_string())),
+            ("RUST_LOG".to_owned(), text(&options.log)),
+        ];
+        environment.extend(options.environment.iter().map(|(name, value)| (name.clone(), text(value))));
+        let process = lab.spawn(Spec {
+            name: node.name.clone(),
+            program: lab.binary().to_owned(),
+            arguments: vec!["node".into()],
+            environment,
+            netns: node.netns.clone(),
+            piped: false,
+        })?;
+        Ok(Self { process, agent, netns: node.netns.clone() })
+    }
+
+    /// Waits until the proxy is connected to its agent; a proxy that ends meanwhile is reported at once.
+    pub fn wait_connected(&self, limit: Duration) -> Result<()> {
+        let turn = Duration::from_millis(100);
+        for _ in 0..limit.as_millis() / turn.as_millis() {
+            if self.agent.wait_connected(turn).is_ok() {
+                return Ok(());
+            }
+            self.process.ensure_running()?;
+        }
+        self.agent.wait_connected(turn)
+    }
+
+    /// Waits until the proxy says that it is ready.
+    pub fn wait_ready(&self, limit: Duration) -> Result<()> {
+        let what = format!("{} becoming ready", self.process.name());
+        self.process.ensure_running()?;
+        wait_for(&what, limit, || admin::readiness(&self.netns))
+    }
+
+    /// Waits until the proxy knows that exactly `count` workloads take tunnels.
+    pub fn wait_tunnelled(&self, count: usize, limit: Duration) -> Result<()> {
+        self.wait_dump(&format!("learning of {count} enrolled workloads"), limit, |dump| {
+            let workloads = dump.all["workloads"].as_array().cloned().unwrap_or_default();
+            let tunnelled = workloads.iter().filter(|workload| workload["protocol"] == "HBONE").count();
+            if tunnelled == count { Ok(()) } else { Err(format!("{tunnelled} of {}", workloads.len())) }
+        })
+    }
+
+    /// Waits until the proxy holds a certificate for each identity; gives them in the same order.
+    pub fn wait_certificates(&self, identities: &[String], limit: Duration) -> Result<Vec<Certificate>> {
+        self.wait_dump("holding its pods' certificates", limit, |dump| {
+            let of = |identity: &String| {
+                let ours = |c: &&Certificate| c.identity == *identity && c.state == "Available";
+                dump.certificates.iter().find(ours).cloned()
+            };
+            let found: Option<Vec<_>> = identities.iter().map(of).collect();
+            found.ok_or_else(|| format!("{:?}", dump.certificates))
+        })
+    }
+
+    /// Waits until the proxy has exactly these policies, by name.
+    pub fn wait_policies(&self, names: &[&str], limit: Duration) -> Result<()> {
+        self.wait_dump(&format!("adopting the policies {names:?}"), limit, |dump| {
+            let policies = dump.all["policies"].as_array().cloned().unwrap_or_default();
+            let mut known: Vec<_> = policies.iter().filter_map(|policy| policy["name"].as_str()).collect();
+            known.sort_unstable();
+            if known == names { Ok(()) } else { Err(format!("{known:?}")) }
+        })
+    }
+
+    /// Asks for the configuration dump until it satisfies `look`.
+    pub fn wait_dump<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        look: impl Fn(&Dump) -> std::result::Result<T, String>,
+    ) -> Result<T> {
+        self.process.ensure_running()?;
+        wait_for(&format!("{} {what}", self.process.name()), limit, || {
+            look(&self.dump().map_err(|error| error.to_string())?)
+        })
+    }
+
+    /// What the proxy says about itself.
+    pub fn dump(&self) -> Result<Dump> {
+        admin::dump(&self.netns)
+    }
+}

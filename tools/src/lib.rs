@@ -1,0 +1,5 @@
+//! The tools behind the `halo` binary that tests use too.
+#![forbid(unsafe_code)]
+
+pub mod demo;
+pub mod lab;

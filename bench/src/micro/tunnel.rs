@@ -166,7 +166,7 @@ impl Pair {
     }
 
     fn open(&mut self) -> StreamId {
-        let stream = self.client.open(&request()).ok().expect("a stream can be opened");
+        let stream = self.client.open(&request()).expect("a stream can be opened");
         assert_eq!(self.exchange(), 1);
         stream
     }

@@ -60,8 +60,8 @@ enum Role {
 ///
 /// Peers built on the `h2` crate end a session with ENHANCE_YOUR_CALM when too many DATA frames below 256 bytes are
 /// unread at once. So the caller collects the small writes of a stream in one turn into one DATA frame, and while
-/// [`holds_small`](Self::holds_small) it sends frames below 256 bytes only to end a stream. It tries a held stream again
-/// in the turn after the next `receive`.
+/// [`holds_small`](Self::holds_small) it sends frames below 256 bytes only to end a stream. It tries held streams again
+/// in the turn after the next `receive`, in rotation.
 ///
 /// Every delivered byte holds credit until [`consumed`](Self::consumed) or [`reset`](Self::reset). A caller that drops
 /// bytes of a stream calls `reset`, even when both directions have ended; it is always allowed.

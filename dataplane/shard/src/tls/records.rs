@@ -80,6 +80,7 @@ pub trait Records {
 }
 
 /// One of the two record layers.
+#[derive(Debug)]
 pub enum AnyRecords {
     /// Our own.
     Sealed(Sealed),
@@ -126,8 +127,7 @@ impl Records for AnyRecords {
     }
 }
 
-/// Appends `len` bytes of the concatenation of `parts` to `out` and takes them off the front of `parts`, so that the
-/// next call goes on behind them.
+/// The concatenation of several slices, taken piece by piece from its front.
 pub(super) struct Gather<'a> {
     parts: std::slice::Iter<'a, &'a [u8]>,
     current: &'a [u8],

@@ -1,5 +1,7 @@
 //! Rules of our own record layer that take crafted records to see. The peer's side is crafted with the same keys.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::tls::tests::pair::{carry, connected, open_all};
 use crate::tls::{AnyRecords, RecordsKind};
@@ -215,6 +217,104 @@ fn an_unknown_content_type_is_refused() {
         let (mut client, mut server) = pair();
         let wire = record(&mut client, kind, b"data");
         assert_eq!(refused(&mut server, wire), AlertDescription::UnexpectedMessage);
+    }
+}
+
+/// A record as a peer may craft it: type, content, and whether the sender changes its key behind it.
+type Crafted = (u8, Vec<u8>, bool);
+
+/// One handshake message, or several that share a record, whole or cut in two with or without data between.
+fn crafted_handshake() -> impl Strategy<Value = Vec<Crafted>> {
+    // Lifetime, age, nonce, ticket, no extensions: rustls reads what we skip.
+    let ticket = vec![4, 0, 0, 16, 0, 0, 0, 60, 1, 2, 3, 4, 1, 0, 0, 2, 7, 7, 0, 0];
+    let message = prop_oneof![
+        4 => Just((key_update(false).to_vec(), true)),
+        4 => Just((key_update(true).to_vec(), true)),
+        4 => Just(([&ticket[..], &key_update(false)].concat(), true)),
+        4 => Just(([&ticket[..], &ticket].concat(), false)),
+        4 => Just((ticket, false)),
+        1 => Just(([key_update(true), key_update(true)].concat(), true)),
+        1 => Just((vec![24, 0, 0, 1, 2], true)),
+        1 => (5u8..).prop_map(|kind| (vec![kind, 0, 0, 0], false)),
+    ];
+    let cut = prop_oneof![2 => Just(None), 1 => any::<prop::sample::Index>().prop_map(Some)];
+    (message, cut, prop::bool::weighted(0.1)).prop_map(|((content, rekey), cut, interrupt)| {
+        let at = cut.map_or(0, |cut| cut.index(content.len()));
+        let mut records = vec![(HANDSHAKE, content[at..].to_vec(), rekey)];
+        if interrupt {
+            records.insert(0, (APPLICATION_DATA, b"data".to_vec(), false));
+        }
+        // A lone type that begins no message is refused by us at once and by rustls once the message is whole.
+        if at > 0 && matches!(content[0], 4 | 24) {
+            records.insert(0, (HANDSHAKE, content[..at].to_vec(), false));
+        } else {
+            records = vec![(HANDSHAKE, content, rekey)];
+        }
+        records
+    })
+}
+
+fn crafted() -> impl Strategy<Value = Vec<Crafted>> {
+    let alert = prop_oneof![
+        Just(vec![LEVEL_WARNING, 0]),
+        Just(vec![LEVEL_WARNING, 90]),
+        prop::collection::vec(any::<u8>(), 3..5),
+        (1u8..90).prop_map(|code| vec![LEVEL_FATAL, code]),
+    ];
+    let data = prop::collection::vec(any::<u8>(), 0..100);
+    prop_oneof![
+        6 => data.clone().prop_map(|content| vec![(APPLICATION_DATA, content, false)]),
+        6 => crafted_handshake(),
+        1 => alert.prop_map(|content| vec![(ALERT, content, false)]),
+        1 => (24u8.., data).prop_map(|(kind, content)| vec![(kind, content, false)]),
+    ]
+}
+
+/// What a receiver makes of `script`: all data, whether the peer closed, and whether it failed.
+fn played(mut from: Sealed, mut to: AnyRecords, script: &[(u8, Vec<u8>, bool)]) -> (Vec<u8>, bool, bool) {
+    let (mut data, mut closed) = (Vec::new(), false);
+    for (kind, content, rekey) in script {
+        let mut wire = record(&mut from, *kind, content);
+        if *rekey {
+            from.send = from.schedule.next_send().unwrap();
+        }
+        match open_all(&mut to, &mut wire) {
+            Ok((more, end)) => {
+                data.extend(more);
+                closed |= end;
+            }
+            Err(_) => return (data, closed, true),
+        }
+        let mut answer = Vec::new();
+        to.seal(&[b"answer"], &mut answer).unwrap();
+        assert_eq!(open_all(&mut from, &mut answer).unwrap().0, b"answer");
+    }
+    (data, closed, false)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn both_layers_make_the_same_of_whatever_a_peer_crafts(
+        from_server in any::<bool>(),
+        script in prop::collection::vec(crafted(), 1..12),
+    ) {
+        let script = script.concat();
+        // rustls bears four of these in a connection, we bear them like any quiet record.
+        let cancelled = |record: &&Crafted| record.1 == [LEVEL_WARNING, 90];
+        prop_assume!(script.iter().filter(cancelled).count() <= 4);
+        let [ours, theirs] = [RecordsKind::Sealed, RecordsKind::Rustls].map(|kind| {
+            let (from, to) = if from_server {
+                let (to, from) = connected(kind, RecordsKind::Sealed);
+                (from, to)
+            } else {
+                connected(RecordsKind::Sealed, kind)
+            };
+            let AnyRecords::Sealed(from) = from else { panic!("not sealed") };
+            played(from, to, &script)
+        });
+        prop_assert_eq!(ours, theirs);
     }
 }
 

@@ -15,12 +15,14 @@ pub(crate) struct Authority {
 impl Authority {
     /// Makes an authority with a fresh root key.
     pub(crate) fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { issuer }
+        let key = KeyPair::generate().unwrap();
+        Self { issuer: CertifiedIssuer::self_signed(issuer_params(name), key).unwrap() }
+    }
+
+    /// Makes an authority whose own certificate this one issues.
+    pub(crate) fn intermediate(&self, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        Self { issuer: CertifiedIssuer::signed_by(issuer_params(name), key, &self.issuer).unwrap() }
     }
 
     /// The root, X.509 DER.
@@ -63,6 +65,14 @@ impl Authority {
             not_after_s: params.not_after.unix_timestamp() as u64,
         }
     }
+}
+
+fn issuer_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params
 }
 
 /// A URI SAN.

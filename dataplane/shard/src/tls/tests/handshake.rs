@@ -282,6 +282,25 @@ fn a_certificate_for_one_role_is_refused_in_the_other() {
 }
 
 #[test]
+fn a_chain_may_pass_through_an_intermediate_that_the_peer_sends() {
+    let authority = Authority::new("root");
+    let intermediate = authority.intermediate("intermediate");
+    let issue = |identity| {
+        let mut certificate = intermediate.issue(&identity);
+        certificate.chain.push(intermediate.root());
+        certificate.roots = vec![Authority::new("another root").root(), authority.root()];
+        certificate
+    };
+    let (client, server) = (config(&issue(cart())), config(&issue(pay())));
+    let ended = attempt(&client, &server, &[pay()]);
+    assert_eq!((ended.client, ended.server), (Ok(Progress::Done), Ok(Progress::Done)));
+    let mut cut = issue(pay());
+    cut.chain.pop();
+    let ended = attempt(&client, &config(&cut), &[pay()]);
+    assert_eq!(ended.client, Err(TlsError::PeerCertificate(CertificateFault::UnknownIssuer)));
+}
+
+#[test]
 fn a_certificate_that_names_no_workload_is_refused() {
     let authority = Authority::new("root");
     for sans in [vec![], vec![uri("spiffe://cluster.local/other/path")], vec![uri("https://cluster.local/")]]

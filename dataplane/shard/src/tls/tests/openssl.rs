@@ -16,7 +16,7 @@ use super::authority::Authority;
 use super::pair::{KINDS, cart, pay};
 use crate::tls::{AnyRecords, Handshake, Opened, Progress, Records, RecordsKind, TlsConfig, TlsError};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running `openssl s_server` or `s_client`; ended when dropped.
 struct Peer {
@@ -231,7 +231,7 @@ const SERVER: [&str; 10] =
     ["s_server", "-accept", "127.0.0.1:0", "-tls1_3", "-alpn", "h2", "-Verify", "1", "-naccept", "1"];
 
 fn client_arguments(address: &str) -> Vec<&str> {
-    vec!["s_client", "-connect", address, "-tls1_3", "-alpn", "h2", "-noservername"]
+    vec!["s_client", "-connect", address, "-alpn", "h2", "-noservername"]
 }
 
 /// Data both ways, key updates asked for by either side, and the end.
@@ -283,11 +283,68 @@ fn an_openssl_server_follows_us_through_data_and_key_updates() {
     }
 }
 
+/// Ways in which a client may differ from us: retried groups, the other suite, small and padded records.
+const CLIENT_OPTIONS: [&[&str]; 5] = [
+    &["-groups", "P-521:P-256"],
+    &["-ciphersuites", "TLS_AES_128_GCM_SHA256"],
+    &["-max_send_frag", "512"],
+    &["-record_padding", "700"],
+    &["-no_middlebox"],
+];
+
+#[test]
+fn openssl_clients_may_differ_in_what_tls_leaves_open() {
+    let (authority, folder) = (Authority::new("root"), TempDir::new().unwrap());
+    let credentials = credentials(&folder, &authority, &authority.issue(&cart()));
+    for options in CLIENT_OPTIONS {
+        let mut arguments = credentials.clone();
+        arguments.extend(options.iter().map(|option| (*option).to_owned()));
+        let (mut peer, wire) = serve(&arguments, &authority, RecordsKind::Sealed);
+        let mut wire = wire.unwrap();
+        wire.send(b"from us\n");
+        peer.wait_for("from us");
+        peer.say(&format!("data {}.", "x".repeat(2000)));
+        wire.wait_for("x.\n");
+    }
+}
+
+#[test]
+fn an_openssl_client_without_our_version_or_suites_is_refused() {
+    let (authority, folder) = (Authority::new("root"), TempDir::new().unwrap());
+    let credentials = credentials(&folder, &authority, &authority.issue(&cart()));
+    for options in [&["-tls1_2"][..], &["-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"]] {
+        let mut arguments = credentials.clone();
+        arguments.extend(options.iter().map(|option| (*option).to_owned()));
+        let (mut peer, wire) = serve(&arguments, &authority, RecordsKind::Sealed);
+        assert_eq!(wire.err(), Some(TlsError::PeerUnsupported), "{options:?}");
+        peer.wait_for("alert");
+    }
+}
+
+#[test]
+fn an_openssl_server_may_ask_for_another_group_and_suite() {
+    let (authority, folder) = (Authority::new("root"), TempDir::new().unwrap());
+    let mut arguments = credentials(&folder, &authority, &authority.issue(&pay()));
+    arguments.extend(["-groups", "P-384", "-ciphersuites", "TLS_AES_128_GCM_SHA256"].map(str::to_owned));
+    arguments.extend(["-max_send_frag", "512", "-record_padding", "700"].map(str::to_owned));
+    let mut peer = start(&SERVER, &arguments);
+    let stream = TcpStream::connect(("127.0.0.1", peer.port())).unwrap();
+    let config = TlsConfig::new(&authority.issue(&cart())).unwrap();
+    let handshake = Handshake::client(&config, Arc::new([pay()])).unwrap();
+    let mut wire = Wire::open(stream, handshake, RecordsKind::Sealed).unwrap();
+    wire.send(b"from us\n");
+    peer.wait_for("from us");
+    peer.say(&format!("data {}.", "x".repeat(2000)));
+    wire.wait_for("x.\n");
+}
+
 /// Accepts one connection from `openssl s_client` and runs our server's handshake on it.
 fn serve(credentials: &[String], authority: &Authority, kind: RecordsKind) -> (Peer, Result<Wire, TlsError>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let peer = start(&client_arguments(&address), credentials);
+    // Linux bounds accept by the receive timeout.
+    socket2::SockRef::from(&listener).set_read_timeout(Some(DEADLINE)).unwrap();
     let (stream, _) = listener.accept().unwrap();
     let config = TlsConfig::new(&authority.issue(&pay())).unwrap();
     (peer, Wire::open(stream, Handshake::server(&config).unwrap(), kind))

@@ -55,6 +55,8 @@ struct Endpoint {
     is_client: bool,
     flows: BTreeMap<StreamId, Flow>,
     to_open: usize,
+    /// Bytes of a flow at most: fewer where a window is so small that each takes a round trip.
+    len_max: usize,
     /// Output and when it arrives.
     link: VecDeque<(u64, Vec<u8>)>,
     refused_above: Option<StreamId>,
@@ -79,13 +81,14 @@ impl Endpoint {
             is_client,
             flows: BTreeMap::new(),
             to_open: if is_client { random.below(40) } else { 0 },
+            len_max: 40_000.min(stream_window_initial as usize * 100),
             link: VecDeque::new(),
             refused_above: None,
         }
     }
 
-    fn flow(random: &mut Random) -> Flow {
-        let bound = random.choose(&[1, 10, 3_000, 40_000]);
+    fn flow(&self, random: &mut Random) -> Flow {
+        let bound = random.choose(&[1, 10, 3_000, 40_000]).min(self.len_max);
         Flow { to_send: random.below(bound), ..Flow::default() }
     }
 
@@ -144,7 +147,7 @@ impl Endpoint {
     }
 
     fn answer(&mut self, stream: StreamId, random: &mut Random) {
-        let mut flow = Self::flow(random);
+        let mut flow = self.flow(random);
         match random.below(10) {
             0 => {
                 self.session.respond(stream, &response(503), true);
@@ -164,7 +167,7 @@ impl Endpoint {
         while self.to_open > 0 && !random.one_in(4) {
             match self.session.open(&connect_request()) {
                 Ok(stream) => {
-                    self.flows.insert(stream, Self::flow(random));
+                    self.flows.insert(stream, self.flow(random));
                     self.to_open -= 1;
                 }
                 Err(OpenError::StreamLimit) => break,
@@ -185,7 +188,8 @@ impl Endpoint {
         for (stream, flow) in &mut self.flows {
             send(&mut self.session, (*stream, flow), self.is_client, (&mut out, random));
         }
-        if random.one_in(500) {
+        // Only for a while: a stream that is stuck must stay so.
+        if now < 1_000 && random.one_in(200) {
             let open = self.flows.iter_mut().find(|(_, flow)| !flow.reset && !flow.end_sent);
             if let Some((stream, flow)) = open {
                 self.session.reset(*stream, ErrorCode::ConnectError);
@@ -232,9 +236,11 @@ fn send(
 fn run(seed: u64) {
     let random = &mut Random::new(seed);
     let mut ends = [Endpoint::new(true, random), Endpoint::new(false, random)];
+    let len_max = ends[0].len_max.min(ends[1].len_max);
+    ends.iter_mut().for_each(|end| end.len_max = len_max);
     let cut = if random.one_in(8) { random.below(2_000) as u64 } else { u64::MAX };
     let drain = if random.one_in(4) { random.below(300) as u64 } else { u64::MAX };
-    for now in 0..cut.min(200_000) {
+    for now in 0..cut.min(60_000) {
         if now == drain {
             ends[1].session.begin_drain();
         }

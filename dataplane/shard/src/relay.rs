@@ -12,11 +12,9 @@ use halo_core::relay::Way;
 use crate::conn::Conn;
 use crate::shard::Shard;
 use crate::socket::{Closer, Reader, Socket, Writer};
-use crate::tunnel::{Arrival, Stream, Tunnel};
+use crate::tunnel::{Arrival, SMALL_PAYLOAD, Stream, Tunnel};
 use crate::wake::Signal;
 
-/// DATA payloads below this count against a peer's budget for small frames (see [`upload`]).
-const SMALL_PAYLOAD: usize = 256;
 /// Largest buffer of a plain direction.
 const PLAIN_READ_MAX: usize = 128 * 1024;
 /// Inbox capacity that a quiet stream keeps.
@@ -114,13 +112,14 @@ impl Direction {
 /// Application to stream.
 ///
 /// Bytes are read only while the stream may send, so what waits for a stalled peer waits in the kernel. A payload that
-/// is small is followed by the next read only once it has left: what the application writes meanwhile becomes one
-/// frame, and a peer that counts small frames against a budget (the `h2` crate from 0.4.16) sees few of them.
+/// is small is followed by the next read only once it has left, and leaves only while the session lets small frames
+/// pass: what the application writes meanwhile becomes one frame, so a peer that counts small frames against a budget
+/// is not driven to end the tunnel.
 async fn upload(direction: &Direction, mut reader: Reader, stream: &StreamOf) -> Result<(), Reason> {
     let mut size = APP_READ_MIN;
     let mut buffer = direction.shard.buffers.take(size);
     loop {
-        room(direction, stream).await?;
+        room(direction, stream, usize::MAX).await?;
         let (result, filled) = reader.read(buffer).await;
         buffer = filled;
         direction.shard.counters.reads.increment();
@@ -132,7 +131,7 @@ async fn upload(direction: &Direction, mut reader: Reader, stream: &StreamOf) ->
         direction.moved(length);
         let mut rest = &buffer[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(room(direction, stream).await?.min(rest.len()));
+            let (now, later) = rest.split_at(room(direction, stream, rest.len()).await?);
             stream.tunnel.send(&stream.stream, now, false);
             rest = later;
         }
@@ -157,10 +156,10 @@ fn opposite(way: Way) -> Way {
 }
 
 /// Waits until the stream may send, and says how much.
-async fn room(direction: &Direction, stream: &StreamOf) -> Result<usize, Reason> {
+async fn room(direction: &Direction, stream: &StreamOf, wanted: usize) -> Result<usize, Reason> {
     loop {
         alive(stream)?;
-        match stream.tunnel.room(&stream.stream) {
+        match stream.tunnel.room(&stream.stream, wanted) {
             0 => {
                 direction.shard.counters.reads_paused.increment();
                 stream.stream.writable.wait().await;

@@ -30,6 +30,8 @@ use crate::wake::Signal;
 
 pub(crate) use stream::{Arrival, Stream};
 
+/// DATA payloads below this count against a peer's budget for small frames (the `h2` crate from 0.4.16).
+pub(crate) const SMALL_PAYLOAD: usize = 256;
 /// How long a tunnel that is closing may take to send what it still has.
 const CLOSE_MS_MAX: u64 = 5_000;
 
@@ -58,6 +60,8 @@ pub(crate) struct Tunnel {
     pub(crate) side: Side,
     core: RefCell<Core>,
     write_ready: Signal,
+    /// Set after each send, for the reader, which pauses while too much is waiting.
+    written: Signal,
     closer: Closer,
     ended: Cell<Option<Reason>>,
     closing: Cell<bool>,
@@ -75,6 +79,8 @@ struct Core {
     streams: BTreeMap<StreamId, Rc<Stream>>,
     /// Streams that wait for the out-buffer to empty.
     blocked: Vec<Rc<Stream>>,
+    /// Streams that wait until the peer may be sent small frames again, in the order of their turns.
+    held: Vec<Rc<Stream>>,
 }
 
 /// What a new tunnel starts from.
@@ -82,6 +88,20 @@ pub(crate) struct Start {
     pub(crate) pod: Rc<Pod>,
     pub(crate) side: Side,
     pub(crate) session: HboneSession,
+}
+
+impl Core {
+    /// Seals the session's queued frames, and the record layer's own, into the out-buffer.
+    fn seal_control(&mut self) -> Result<(), TlsError> {
+        self.records.take_output(&mut self.out)?;
+        if !self.session.has_output() {
+            return Ok(());
+        }
+        self.session.take_output(&mut self.control);
+        let sealed = self.records.seal(&[&self.control], &mut self.out);
+        self.control.clear();
+        sealed
+    }
 }
 
 impl Tunnel {
@@ -99,8 +119,10 @@ impl Tunnel {
                 control: Vec::new(),
                 streams: BTreeMap::new(),
                 blocked: Vec::new(),
+                held: Vec::new(),
             }),
             write_ready: Signal::default(),
+            written: Signal::default(),
             closer: socket.closer(),
             ended: Cell::new(None),
             closing: Cell::new(false),
@@ -146,15 +168,21 @@ impl Tunnel {
         self.finish(stream);
     }
 
-    /// Payload bytes that the stream may send at once: 0 while a flow-control window or the out-buffer is full.
-    /// The stream is then woken through its `writable` signal.
-    pub(crate) fn room(&self, stream: &Rc<Stream>) -> usize {
+    /// How much of a payload of `wanted` bytes the stream may send at once: 0 while a flow-control window or the
+    /// out-buffer is full, or while the payload is small and the peer has had its fill of small frames. The stream is
+    /// then woken through its `writable` signal.
+    pub(crate) fn room(&self, stream: &Rc<Stream>, wanted: usize) -> usize {
         let mut core = self.core.borrow_mut();
         if core.out.len() >= TUNNEL_PENDING_MAX {
             core.blocked.push(stream.clone());
             return 0;
         }
-        core.session.sendable(stream.id).min(DATA_PAYLOAD_MAX)
+        let room = core.session.sendable(stream.id).min(DATA_PAYLOAD_MAX).min(wanted);
+        if (1..SMALL_PAYLOAD).contains(&room) && core.session.holds_small() {
+            core.held.push(stream.clone());
+            return 0;
+        }
+        room
     }
 
     /// Seals one DATA frame into the out-buffer. `payload` is at most what [`Tunnel::room`] answered in this turn.
@@ -247,11 +275,13 @@ impl Tunnel {
         }
         self.ended.set(Some(reason));
         self.closing.set(true);
-        let (streams, blocked) = {
+        let streams = {
             let mut core = self.core.borrow_mut();
-            (std::mem::take(&mut core.streams), std::mem::take(&mut core.blocked))
+            core.blocked.clear();
+            core.held.clear();
+            std::mem::take(&mut core.streams)
         };
-        drop(blocked);
+        self.written.notify();
         for stream in streams.values() {
             stream.fail(reason);
         }
@@ -276,15 +306,8 @@ impl Tunnel {
 
     /// Seals queued control frames and wakes the writer.
     fn flush(&self) {
-        let mut core = self.core.borrow_mut();
-        let core = &mut *core;
-        let mut sealed = core.records.take_output(&mut core.out);
-        if core.session.has_output() {
-            core.session.take_output(&mut core.control);
-            sealed = sealed.and_then(|()| core.records.seal(&[&core.control], &mut core.out));
-            core.control.clear();
-        }
-        if sealed.is_err() || !core.out.is_empty() {
+        let sealed = self.core.borrow_mut().seal_control();
+        if sealed.is_err() || !self.core.borrow().out.is_empty() {
             self.sealed(sealed);
         }
     }

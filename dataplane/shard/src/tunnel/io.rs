@@ -3,7 +3,7 @@
 use std::rc::{Rc, Weak};
 
 use halo_core::hbone::{ErrorCode, Event, SessionError, StreamId};
-use halo_core::limits::{RECORD_PLAINTEXT_MAX, TUNNEL_READ};
+use halo_core::limits::{RECORD_PLAINTEXT_MAX, TUNNEL_PENDING_MAX, TUNNEL_READ};
 use halo_core::outcome::Reason;
 
 use super::{CLOSE_MS_MAX, Core, Side, Stream, Tunnel};
@@ -19,6 +19,8 @@ const READ_IDLE: usize = 4 * 1024;
 const READ_MIN: usize = 16 * 1024;
 /// A whole record: 5 bytes of header, the content type, 255 bytes of room for padding and tag (RFC 8446, 5.2).
 const RECORD_MAX: usize = RECORD_PLAINTEXT_MAX + 5 + 256;
+/// Sealed bytes waiting from which the peer is no longer read: a full out-buffer and one more frame of each kind.
+const UNREAD_MAX: usize = 2 * TUNNEL_PENDING_MAX;
 /// Out-buffer capacity that a quiet tunnel keeps.
 const WRITE_KEPT: usize = 16 * 1024;
 
@@ -50,6 +52,10 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
             Err(Stop::Tls(error)) => break refuse(&tunnel, &error),
             Err(Stop::Session) => break Reason::H2Failed,
         };
+        // A peer that makes us answer and does not read the answers is not read either.
+        while tunnel.core.borrow().out.len() > UNREAD_MAX && tunnel.ended().is_none() {
+            tunnel.written.wait().await;
+        }
         buffer = resize(&shard, &tunnel, buffer, filled);
         let (result, read) = reader.read(buffer).await;
         buffer = read;
@@ -102,7 +108,11 @@ fn process(shard: &Rc<Shard>, tunnel: &Rc<Tunnel>, buffer: &mut [u8]) -> Result<
             stream.writable.notify();
         }
     }
+    let held = if core.session.holds_small() { Vec::new() } else { std::mem::take(&mut core.held) };
     drop(guard);
+    for stream in held {
+        stream.writable.notify();
+    }
     tunnel.flush();
     tunnel.close_when_empty();
     result
@@ -205,7 +215,7 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
             deadline = Some(shard.timers.after(CLOSE_MS_MAX, move || closer.abort()));
         }
         loop {
-            let out = std::mem::replace(&mut tunnel.core.borrow_mut().out, spare);
+            let out = take_out(&tunnel, spare);
             if out.is_empty() {
                 spare = out;
                 break;
@@ -218,6 +228,7 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
                 tunnel.abort(Reason::TunnelLost);
                 return;
             }
+            tunnel.written.notify();
             let blocked = std::mem::take(&mut tunnel.core.borrow_mut().blocked);
             for stream in blocked {
                 stream.writable.notify();
@@ -233,6 +244,15 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
             }
         }
     }
+}
+
+/// Everything sealed so far, with the control frames that this turn's DATA brought up.
+fn take_out(tunnel: &Tunnel, spare: Vec<u8>) -> Vec<u8> {
+    let mut core = tunnel.core.borrow_mut();
+    if core.seal_control().is_err() {
+        tunnel.closer.abort();
+    }
+    std::mem::replace(&mut core.out, spare)
 }
 
 /// Probes the peer while the tunnel lives.

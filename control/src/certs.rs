@@ -76,8 +76,14 @@ async fn act<A: CertificateAuthority>(
             Event::Request(identity) => {
                 let (authority, ttl) = (setup.authority.clone(), setup.ttl);
                 calls.spawn(async move {
-                    let result = authority.issue(identity.clone(), ttl, SystemTime::now()).await;
-                    (identity, result.map_err(|error| error.to_string()))
+                    // On a task of its own, so that a failure of the authority is an answer like any other.
+                    let asked = identity.clone();
+                    let issue = async move { authority.issue(asked, ttl, SystemTime::now()).await };
+                    let result = match tokio::spawn(issue).await {
+                        Ok(result) => result.map_err(|error| error.to_string()),
+                        Err(failure) => Err(format!("internal error: {failure}")),
+                    };
+                    (identity, result)
                 });
             }
             Event::Publish(certificate) => edits.push(MeshEdit::Certificate(certificate)),
@@ -103,7 +109,7 @@ fn report(keeper: &mut CertificateKeeper, (identity, result): Issued) {
     keeper.handle_issued(&identity, result, Instant::now());
 }
 
-/// The next call to end; never, while there is none. A call that failed is one that ended without an answer.
+/// The next call to end; never, while there is none.
 async fn next(calls: &mut JoinSet<Issued>) -> Issued {
     loop {
         match calls.join_next().await {

@@ -50,6 +50,11 @@ impl Answer {
         Self { status: StatusCode::OK, content_type: "text/html; charset=utf-8", body: body.into() }
     }
 
+    /// Prometheus' text format.
+    pub(crate) fn metrics(body: String) -> Self {
+        Self { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
+    }
+
     pub(crate) fn json(body: String) -> Self {
         Self { status: StatusCode::OK, content_type: "application/json", body }
     }

@@ -2,6 +2,7 @@
 //! protocol, readiness and admin. It publishes immutable snapshots to the shards and never touches a byte of traffic.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod ca;
 pub mod certs;
 pub mod cni;
@@ -9,7 +10,9 @@ pub mod config;
 pub mod edit;
 mod http;
 pub mod local;
+pub mod metrics;
 pub mod netns;
+pub mod node;
 pub mod pods;
 pub mod publish;
 pub mod readiness;

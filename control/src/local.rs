@@ -55,7 +55,8 @@ pub struct LocalState {
 }
 
 impl LocalState {
-    /// Reads a file's text. A text with nothing in it is an empty mesh.
+    /// Reads a file's text. A text with nothing in it is refused: it is what a writer leaves for a moment who writes in
+    /// place, and a mesh that is meant to be empty is written `{}`.
     pub fn parse(text: &str, defaults: &Defaults) -> Result<Self, LocalError> {
         let file = raw::parse(text)?;
         convert::convert(file, defaults)
@@ -74,8 +75,10 @@ impl LocalState {
     }
 }
 
+type ByKey<K, V> = BTreeMap<K, Arc<V>>;
+
 fn differences<K: Ord + Clone, V: PartialEq>(
-    (old, new): (&BTreeMap<K, Arc<V>>, &BTreeMap<K, Arc<V>>),
+    (old, new): (&ByKey<K, V>, &ByKey<K, V>),
     edits: &mut Vec<MeshEdit>,
     insert: fn(Arc<V>) -> MeshEdit,
     remove: fn(K) -> MeshEdit,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use halo_core::id::Identity;
 use halo_core::resolve;
@@ -26,5 +27,27 @@ pub(crate) fn identity(snapshot: &Snapshot, pod: &WorkloadInfo, trust_domain: &s
     match resolve::local_workload(snapshot, &pod.namespace, &pod.name, account) {
         Some(workload) => workload.identity(),
         None => Identity::new(trust_domain, &pod.namespace, account),
+    }
+}
+
+/// Totals of pods since start.
+#[derive(Debug, Default)]
+pub(crate) struct PodTotals {
+    started: AtomicU64,
+    stopped: AtomicU64,
+}
+
+impl PodTotals {
+    pub(crate) fn count_started(&self) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_stopped(&self) {
+        self.stopped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Pods started, and pods stopped.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.started.load(Ordering::Relaxed), self.stopped.load(Ordering::Relaxed))
     }
 }

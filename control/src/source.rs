@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -34,6 +35,9 @@ pub struct SourceStatus {
     pub error: Option<Arc<str>>,
 }
 
+/// A text that is refused is read again after this, and judged by what it is then: a writer may have been at it.
+const CONFIRM: Duration = Duration::from_millis(20);
+
 /// Loads a source and, if it is a file, follows it for ever.
 pub(crate) async fn run(
     source: LocalSource,
@@ -43,7 +47,11 @@ pub(crate) async fn run(
 ) {
     let mut follower = Follower { defaults, publisher, status, state: LocalState::default(), text: None };
     match source {
-        LocalSource::Inline(text) => follower.take("LOCAL_XDS", Ok(text)).await,
+        LocalSource::Inline(text) => {
+            if let Some(judged) = follower.judge(Ok(text)) {
+                follower.settle("LOCAL_XDS", judged).await;
+            }
+        }
         LocalSource::File(path) => follow(path, &mut follower).await,
     }
 }
@@ -58,7 +66,15 @@ async fn follow(path: PathBuf, follower: &mut Follower) {
         }
     };
     loop {
-        follower.take(&name, tokio::fs::read_to_string(&path).await).await;
+        let mut judged = follower.judge(tokio::fs::read_to_string(&path).await);
+        if matches!(judged, Some(Err(_))) {
+            tokio::time::sleep(CONFIRM).await;
+            // The same text is the same judgement.
+            judged = follower.judge(tokio::fs::read_to_string(&path).await).or(judged);
+        }
+        if let Some(judged) = judged {
+            follower.settle(&name, judged).await;
+        }
         match &mut watch {
             Some(watch) => watch.changed().await,
             None => return,
@@ -77,19 +93,23 @@ struct Follower {
 }
 
 impl Follower {
-    async fn take(&mut self, name: &str, read: std::io::Result<String>) {
-        let judged = match read {
-            Ok(text) if self.text.as_ref() == Some(&text) => return,
+    /// What a text says; `None` if it is the one that was judged last.
+    fn judge(&mut self, read: std::io::Result<String>) -> Option<Result<LocalState, SourceError>> {
+        match read {
+            Ok(text) if self.text.as_ref() == Some(&text) => None,
             Ok(text) => {
                 let judged = LocalState::parse(&text, &self.defaults).map_err(SourceError::Wrong);
                 self.text = Some(text);
-                judged
+                Some(judged)
             }
             Err(error) => {
                 self.text = None;
-                Err(SourceError::Read(error))
+                Some(Err(SourceError::Read(error)))
             }
-        };
+        }
+    }
+
+    async fn settle(&mut self, name: &str, judged: Result<LocalState, SourceError>) {
         match judged {
             Ok(next) => self.adopt(name, next).await,
             Err(error) => self.refuse(name, &error),
@@ -153,6 +173,11 @@ mod tests {
             fs::write(self.folder.path().join(name), text).unwrap();
         }
 
+        fn replace(&self, name: &str, text: &str) {
+            self.write("next", text);
+            fs::rename(self.folder.path().join("next"), self.folder.path().join(name)).unwrap();
+        }
+
         async fn has(&self, names: &[&str]) -> Arc<Snapshot> {
             let same = |snapshot: &Snapshot| {
                 let mut found: Vec<_> =
@@ -184,8 +209,7 @@ mod tests {
         let uid = "one//Pod/a/a";
         let kept = (before.workloads.get(uid).unwrap(), after.workloads.get(uid).unwrap());
         assert!(Arc::ptr_eq(kept.0, kept.1), "a workload that did not change was touched");
-        bench.write("next", &mesh(&["c"]));
-        fs::rename(bench.folder.path().join("next"), bench.folder.path().join("mesh.yaml")).unwrap();
+        bench.replace("mesh.yaml", &mesh(&["c"]));
         bench.has(&["c"]).await;
         fs::remove_file(bench.folder.path().join("mesh.yaml")).unwrap();
         bench.write("mesh.yaml", &mesh(&["d"]));
@@ -214,6 +238,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_is_being_written_is_not_read_before_it_is_closed() {
+        use std::io::Write;
+        let bench =
+            Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());
+        let before = bench.has(&["a"]).await;
+        let mut file = fs::File::create(bench.folder.path().join("mesh.yaml")).unwrap();
+        file.write_all(b"workloads: []\n").unwrap();
+        for number in 0..20 {
+            bench.write(&format!("other{number}"), "noise");
+            tokio::task::yield_now().await;
+        }
+        file.write_all(b"services: []\n").unwrap();
+        drop(file);
+        let after = bench.has(&[]).await;
+        assert_eq!(after.generation, before.generation + 1);
+    }
+
+    #[tokio::test]
     async fn a_wrong_text_leaves_the_mesh_as_it_was_and_is_counted_once() {
         let mut bench =
             Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());
@@ -222,8 +264,8 @@ mod tests {
         let status = bench.status_where(|status| status.errors == 1).await;
         assert!(status.error.unwrap().starts_with("line 2, workloads[0].colour: "));
         assert_eq!((status.synced, bench.shards.published().workloads.len()), (true, 1));
-        bench.write("mesh.yaml", "workloads:\n- colour: red\n");
-        bench.write("mesh.yaml", &mesh(&["a", "b"]));
+        bench.replace("mesh.yaml", "workloads:\n- colour: red\n");
+        bench.replace("mesh.yaml", &mesh(&["a", "b"]));
         let status = bench.status_where(|status| status.error.is_none()).await;
         assert_eq!(status.errors, 1);
         bench.has(&["a", "b"]).await;

@@ -1,16 +1,19 @@
 //! Notices that a file may have changed: written in place, replaced by a rename, or swapped behind symbolic links as
 //! Kubernetes does with a ConfigMap. It watches directories, since a watch on the file would follow the old inode.
 
-use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use inotify::{EventStream, Inotify, WatchMask};
+use inotify::{EventMask, EventStream, Inotify, WatchMask};
+use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
 /// Events that come this close together are one change.
 const SETTLE: Duration = Duration::from_millis(10);
+/// A change is told this long after its first event at the latest, however busy the directory is.
+const SETTLE_MAX: Duration = Duration::from_millis(20);
 /// Attempts to watch a directory that is gone, or to read from a watch that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of events read at once.
@@ -20,6 +23,8 @@ const EVENTS_LEN: usize = 4096;
 pub(crate) struct FileWatch {
     path: PathBuf,
     events: EventStream<[u8; EVENTS_LEN]>,
+    /// Where the path's links end, as far as they lead to a file.
+    target: Option<PathBuf>,
     /// Whether a directory of the file could not be watched, so that time has to tell.
     blind: bool,
 }
@@ -28,7 +33,7 @@ impl FileWatch {
     /// Watches a file, which need not exist yet.
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream([0; EVENTS_LEN])?;
-        let mut watch = Self { path: path.to_path_buf(), events, blind: false };
+        let mut watch = Self { path: path.to_path_buf(), events, target: None, blind: false };
         watch.aim();
         Ok(watch)
     }
@@ -36,12 +41,39 @@ impl FileWatch {
     /// Waits for the next change. May also return without one.
     pub(crate) async fn changed(&mut self) {
         if self.blind {
-            drop(tokio::time::timeout(RETRY, self.events.next()).await);
-        } else if !matches!(self.events.next().await, Some(Ok(_))) {
-            tokio::time::sleep(RETRY).await;
+            drop(timeout(RETRY, self.events.next()).await);
+        } else {
+            self.concerned().await;
         }
-        while let Ok(Some(Ok(_))) = tokio::time::timeout(SETTLE, self.events.next()).await {}
+        let settled = async { while let Ok(Some(Ok(_))) = timeout(SETTLE, self.events.next()).await {} };
+        drop(timeout(SETTLE_MAX, settled).await);
         self.aim();
+    }
+
+    /// Waits for an event that concerns the file, among those of its directories.
+    async fn concerned(&mut self) {
+        loop {
+            match self.events.next().await {
+                Some(Ok(event)) if self.concerns(event.name.as_deref(), event.mask) => return,
+                Some(Ok(_)) => {}
+                // The watch failed, which is not known to happen; the file is read from time to time.
+                _ => return sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// What happens to other files concerns this one only where links lead elsewhere than before. Reading for any other
+    /// reason could meet a file that is half written.
+    fn concerns(&self, name: Option<&OsStr>, mask: EventMask) -> bool {
+        let linked = self.path.is_symlink();
+        let own = name.is_none()
+            || name == self.path.file_name()
+            || name == self.target.as_deref().and_then(Path::file_name);
+        if own {
+            // A new file is complete once its writer closes it; a new link is complete at once.
+            return linked || !mask.contains(EventMask::CREATE);
+        }
+        linked && self.path.canonicalize().ok() != self.target
     }
 
     /// Watches the directories that now lead to the file. Watching one again changes nothing.
@@ -54,8 +86,11 @@ impl FileWatch {
             | WatchMask::DELETE
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
+        self.target = self.path.canonicalize().ok();
+        // The same directory under two names is one watch to the kernel.
+        let directories = [Some(parent(&self.path)), self.target.as_deref().map(parent)];
         self.blind = false;
-        for directory in directories(&self.path) {
+        for directory in directories.into_iter().flatten() {
             if self.events.watches().add(&directory, mask).is_err() {
                 self.blind = true;
             }
@@ -63,14 +98,9 @@ impl FileWatch {
     }
 }
 
-/// The directory of the path, and the one where its links end.
-fn directories(path: &Path) -> BTreeSet<PathBuf> {
-    let parent = |path: &Path| match path.parent() {
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_path_buf(),
         _ => PathBuf::from("."),
-    };
-    let target = path.canonicalize().ok().map(|target| parent(&target));
-    let own = parent(path);
-    // The same directory under two names is one watch to the kernel.
-    [Some(own), target].into_iter().flatten().collect()
+    }
 }

@@ -10,6 +10,7 @@ mod tests;
 use std::future::pending;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use halo_core::zds::{self, Effect, NamespaceId, Request, ZdsError, ZdsSession};
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::pods::Pods;
+use crate::pods::{PodTotals, Pods};
 use crate::readiness::{Part, Readiness};
 use crate::seqpacket::{Datagram, Seqpacket};
 use crate::shards::Shards;
@@ -30,6 +31,13 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest pause between two attempts to connect.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
+/// Where the client shows how its pods fare.
+pub(crate) struct Shown {
+    pub(crate) view: watch::Sender<Pods>,
+    pub(crate) readiness: Readiness,
+    pub(crate) totals: Arc<PodTotals>,
+}
+
 /// The client, with the pods it has taken on.
 pub(crate) struct ZdsClient<S> {
     path: PathBuf,
@@ -39,19 +47,23 @@ pub(crate) struct ZdsClient<S> {
     view: watch::Sender<Pods>,
     readiness: Readiness,
     started: Instant,
+    /// Messages received, over all connections.
+    requests: u64,
 }
 
 impl<S: Shards> ZdsClient<S> {
     /// A client without pods, not connected yet.
-    pub(crate) fn new(path: PathBuf, shards: S, view: watch::Sender<Pods>, readiness: Readiness) -> Self {
+    pub(crate) fn new(path: PathBuf, shards: S, shown: Shown) -> Self {
+        let Shown { view, readiness, totals } = shown;
         Self {
             path,
             session: ZdsSession::new(),
             places: PodPlaces::default(),
-            operations: Operations::new(shards),
+            operations: Operations::new(shards, totals),
             view,
             readiness,
             started: Instant::now(),
+            requests: 0,
         }
     }
 
@@ -62,9 +74,13 @@ impl<S: Shards> ZdsClient<S> {
             match self.connect().await {
                 Ok(socket) => {
                     info!(path = %self.path.display(), "connected to the CNI agent");
-                    backoff = BACKOFF_MIN;
                     self.session.connected();
+                    let requests = self.requests;
                     let end = self.serve(&socket).await;
+                    // An agent that only accepts and closes is not worth a new attempt at once.
+                    if self.requests > requests {
+                        backoff = BACKOFF_MIN;
+                    }
                     warn!(reason = %end, "the connection to the CNI agent is lost; pods stay up");
                     self.session.disconnected();
                     // Answers cannot leave any more, and the session makes none; what is left concerns pods.
@@ -128,6 +144,7 @@ impl<S: Shards> ZdsClient<S> {
     }
 
     fn handle(&mut self, message: Datagram) {
+        self.requests += 1;
         let mut descriptors = message.descriptors;
         let request = match message.bytes_truncated {
             true => Err(ZdsError::Malformed),

@@ -58,16 +58,17 @@ pub fn run(options: &Options) -> ExitCode {
     };
     page.title(lab.run_id());
     let report = Arc::new(Mutex::new(Report::default()));
-    let ended = match wait(options, &lab, &page, &report) {
-        Ok(ended) => ended,
-        Err(error) => {
-            page.refuse(&format!("cannot wait for signals: {error}"));
-            Ended::Failed
-        }
-    };
+    // The stage outlives the cleanup: its programs end because they are told to, not because their input closes.
+    let (ended, _stage) = wait(options, &lab, &page, &report).unwrap_or_else(|error| {
+        page.refuse(&format!("cannot wait for signals: {error}"));
+        (Ended::Failed, None)
+    });
+    if ended == Ended::Interrupted {
+        report.lock().unwrap_or_else(PoisonError::into_inner).interrupted = true;
+    }
     clean_up(&lab, &page, &report);
     let report = report.lock().unwrap_or_else(PoisonError::into_inner);
-    page.end(&report, ended == Ended::Interrupted);
+    page.end(&report);
     match ended {
         Ended::Interrupted => ExitCode::from(INTERRUPTED),
         Ended::Done if report.is_ok() => ExitCode::SUCCESS,
@@ -94,7 +95,7 @@ fn wait(
     lab: &Arc<Lab>,
     page: &Arc<Page>,
     report: &Arc<Mutex<Report>>,
-) -> std::io::Result<Ended> {
+) -> std::io::Result<(Ended, Option<Stage>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -110,15 +111,16 @@ fn wait(
         thread::Builder::new().name("steps".into()).spawn(steps)?;
         let stage = tokio::select! {
             stage = finished => stage,
-            _ = interrupt.recv() => return Ok(Ended::Interrupted),
-            _ = terminate.recv() => return Ok(Ended::Interrupted),
+            _ = interrupt.recv() => return Ok((Ended::Interrupted, None)),
+            _ = terminate.recv() => return Ok((Ended::Interrupted, None)),
         };
-        let Ok(stage) = stage else { return Ok(Ended::Failed) };
+        let Ok(stage) = stage else { return Ok((Ended::Failed, None)) };
         if let (true, Some(stage)) = (options.hold, &stage) {
+            page.tables(&report.lock().unwrap_or_else(PoisonError::into_inner));
             page.hold(stage);
             tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
         }
-        Ok(Ended::Done)
+        Ok((Ended::Done, stage))
     })
 }
 
@@ -131,6 +133,9 @@ fn perform(options: &Options, lab: &Arc<Lab>, page: &Page, report: &Mutex<Report
         let result = act(step, options, lab, &mut stage);
         let failed = result.is_err();
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        if report.interrupted {
+            break;
+        }
         page.finish(report.add(step, started.elapsed(), result));
         if failed {
             break;

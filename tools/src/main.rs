@@ -6,6 +6,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use halo::demo;
 use halo::lab::pod;
+use halo::node;
+
+/// Records and buffers of many sizes come and go; glibc's allocator costs twice as much for them.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Debug, Parser)]
 #[command(name = "halo", version, about = "Ambient service mesh node proxy")]
@@ -16,6 +21,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the node proxy
+    Node(Box<node::Options>),
     /// Build a mesh of two nodes on this machine, show it work, and clean up
     Demo(demo::Options),
     /// An ordinary program in a pod of the lab; for the demo and the tests.
@@ -28,6 +35,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Node(options) => node::main(*options),
         Command::Demo(options) => demo::run(&options),
         Command::DemoPod { program } => match pod::run(&program) {
             Ok(()) => ExitCode::SUCCESS,

@@ -7,15 +7,20 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use halo::lab::agent::Agent;
 use halo::lab::capture::Capture;
 use halo::lab::client::{Client, Server};
 use halo::lab::load::LoadPlan;
 use halo::lab::mesh::{Action, Mesh, Policy, Service, spiffe_id};
+use halo::lab::node::{NodeOptions, NodeProxy};
 use halo::lab::pod::{Ask, Outcome};
 use halo::lab::process::Spec;
 use halo::lab::run::ProcessId;
 use halo::lab::topology::{LINK, NodePlan, Topology};
 use halo::lab::{Cleaned, Lab};
+use halo_control::local::{Defaults, LocalState};
+use halo_control::redirect::Options;
+use halo_core::workload::Protocol;
 
 fn lab() -> Lab {
     Lab::new(env!("CARGO_BIN_EXE_halo").into()).expect("this test needs root")
@@ -188,4 +193,45 @@ fn mesh_file_is_replaced_whole_and_says_who_is_enrolled() {
     let text = fs::read_to_string(mesh.path()).unwrap();
     assert_eq!(text, include_str!("golden/mesh.yaml"));
     assert_eq!(spiffe_id("web"), "spiffe://cluster.local/ns/demo/sa/web");
+}
+
+#[test]
+fn enrolment_without_a_proxy_says_so_and_captures_the_pod_until_it_is_removed() {
+    let lab = lab();
+    let topology = Topology::build(&lab, &plan()).unwrap();
+    let web = topology.pod("web").unwrap();
+    let agent = Agent::start(&lab.dir().join("node-a/zds.sock")).unwrap();
+    let error = agent.enrol(web, &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("no proxy is connected"), "{error}");
+    assert!(web.netns.command("nft", &["list", "ruleset"]).unwrap().contains("redirect to :15001"));
+    agent.remove(web).unwrap();
+    assert_eq!(web.netns.command("nft", &["list", "ruleset"]).unwrap(), "");
+}
+
+#[test]
+fn proxy_that_ends_is_reported_with_its_last_words_and_at_once() {
+    let lab = lab();
+    let topology = Topology::build(&lab, &plan()).unwrap();
+    let mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
+    mesh.publish().unwrap();
+    let wrong = vec![("RUST_LOG".to_owned(), "info".to_owned()), ("LOCAL_XDS".to_owned(), "both".to_owned())];
+    let options = NodeOptions { environment: wrong, ..NodeOptions::default() };
+    let proxy = NodeProxy::start(&lab, &topology.nodes[0], &mesh, &options).unwrap();
+    let started = Instant::now();
+    let error = proxy.wait_connected(Duration::from_secs(20)).unwrap_err().to_string();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(error.starts_with("node-a: ended by itself (exit status: "), "{error}");
+    assert!(!proxy.process.log_tail(3).is_empty());
+}
+
+#[test]
+fn mesh_file_is_read_by_the_node_as_it_is_meant() {
+    let defaults = Defaults { trust_domain: "unused".into(), cluster: "unused".into() };
+    let state = LocalState::parse(include_str!("golden/mesh.yaml"), &defaults).unwrap();
+    let workload = |name: &str| state.workloads.values().find(|w| *w.name == *name).unwrap();
+    let shop = workload("shop");
+    assert_eq!(shop.identity().to_string(), spiffe_id("shop"));
+    assert_eq!((shop.protocol, workload("greeter").protocol), (Protocol::Hbone, Protocol::Tcp));
+    assert_eq!((state.services.len(), state.policies.len()), (1, 1));
+    assert!(state.policies.contains_key("demo/no-intruder"), "{:?}", state.policies);
 }

@@ -28,10 +28,15 @@ pub(super) fn parse(text: &str) -> Result<RawFile, LocalError> {
             error.into_inner()
         })
     });
-    parsed.map(Option::unwrap_or_default).map_err(|error| LocalError {
+    let file = parsed.map_err(|error| LocalError {
         line: error.location().map_or(0, |location| location.line()),
         field: path.filter(|path| path != ".").unwrap_or_else(|| "file".to_owned()),
         reason: reason(&error),
+    })?;
+    file.ok_or_else(|| LocalError {
+        line: 1,
+        field: "file".to_owned(),
+        reason: "there is nothing in it; an empty mesh is written {}".to_owned(),
     })
 }
 

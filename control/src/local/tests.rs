@@ -97,108 +97,112 @@ fn the_stock_format_is_read_in_full() {
 }
 
 #[test]
-fn an_empty_text_is_an_empty_mesh() {
-    for text in ["", "\n# nothing\n", "workloads: []", "{}"] {
+fn an_empty_mesh_is_written_out() {
+    for text in ["workloads: []", "{}"] {
         assert_eq!(parse(text), Ok(LocalState::default()), "{text:?}");
     }
 }
 
+/// A wrong text, with the line and the beginning of the field that the error names, and a part of its reason.
+const WRONG: &[(&str, u64, &str, &str)] = &[
+    ("workload: []", 1, "workload", "unknown field"),
+    ("workloads:\n- namespace: a", 2, "workloads[0]", "workloadIps"),
+    (
+        "workloads:\n- namespace: a\n  workloadIps: [1.2.3]",
+        3,
+        "workloads[0].workloadIps[0]",
+        "not an IP address",
+    ),
+    ("workloads:\n- namespace: a\n  workloadIps: []\n  protocol: UDP", 4, "workloads[0].protocol", "UDP"),
+    (
+        "workloads:\n- namespace: a\n  workloadIps: []\n  colour: red",
+        4,
+        "workloads[0].colour",
+        "unknown field",
+    ),
+    (
+        "workloads:\n- namespace: a\n  workloadIps: []\n  services:\n    web: {80: 80}",
+        5,
+        "workloads[0].services",
+        "namespace/hostname",
+    ),
+    (
+        "workloads:\n- namespace: a\n  workloadIps: []\n  services:\n    a/web: {80: 80000}",
+        5,
+        "workloads[0].services.a/web",
+        "u16",
+    ),
+    (
+        "workloads:\n- namespace: a\n  workloadIps: []\n  workloadType: vm",
+        4,
+        "workloads[0].workloadType",
+        "cronjob",
+    ),
+    (
+        "workloads:\n- namespace: a\n  workloadIps: []\n  waypoint: {destination: x, hboneMtlsPort: 1}",
+        4,
+        "workloads[0].waypoint.destination",
+        "network/ip",
+    ),
+    (
+        "workloads:\n- namespace: a\n  workloadIps: []\n  applicationTunnel: {protocol: PROXY}",
+        4,
+        "workloads[0].applicationTunnel.protocol",
+        "PROXY",
+    ),
+    (
+        "workloads:\n- {uid: u, namespace: a, workloadIps: []}\n- {uid: u, namespace: a, workloadIps: []}",
+        3,
+        "workloads[1].uid",
+        "earlier",
+    ),
+    (
+        "services:\n- {name: a, namespace: b, hostname: c, ports: {}, vips: [1.2.3.4]}",
+        2,
+        "services[0].vips[0]",
+        "network/ip",
+    ),
+    (
+        "services:\n- {name: a, namespace: b, hostname: c, ports: {}, vips: [], endpoints: {x: {workloadUid: x}}}",
+        2,
+        "services[0].endpoints",
+        "not the uid",
+    ),
+    (
+        "policies:\n- {name: a, namespace: b, scope: Everywhere, action: Deny, rules: []}",
+        2,
+        "policies[0].scope",
+        "Everywhere",
+    ),
+    (
+        "policies:\n- name: a\n  namespace: b\n  scope: Global\n  action: Deny\n  rules:\n  - - - sourceIps: [10.0.0.0/33]",
+        7,
+        "policies[0].rules[0][0][0].sourceIps[0]",
+        "range",
+    ),
+    (
+        "policies:\n- name: a\n  namespace: b\n  scope: Global\n  action: Deny\n  rules:\n  - - - hosts: [x]",
+        7,
+        "policies[0].rules[0][0][0].hosts",
+        "unknown field",
+    ),
+    (
+        "policies:\n- name: a\n  namespace: b\n  scope: Global\n  action: Deny\n  rules:\n  - - - principals: [{Regex: x}]",
+        7,
+        "policies[0].rules[0][0][0].principals[0]",
+        "Regex",
+    ),
+    ("workloads: [", 1, "", ""),
+    ("workloads:\n- a\n b: {", 2, "", ""),
+    ("", 1, "file", "nothing in it"),
+    ("\n# later\n", 1, "file", "nothing in it"),
+    ("- name: old\n  workloadIp: 127.0.0.1", 1, "file", ""),
+];
+
 #[test]
 fn a_wrong_file_is_refused_with_its_line_field_and_reason() {
-    let cases: &[(&str, u64, &str, &str)] = &[
-        ("workload: []", 1, "workload", "unknown field"),
-        ("workloads:\n- namespace: a", 2, "workloads[0]", "workloadIps"),
-        (
-            "workloads:\n- namespace: a\n  workloadIps: [1.2.3]",
-            3,
-            "workloads[0].workloadIps[0]",
-            "not an IP address",
-        ),
-        ("workloads:\n- namespace: a\n  workloadIps: []\n  protocol: UDP", 4, "workloads[0].protocol", "UDP"),
-        (
-            "workloads:\n- namespace: a\n  workloadIps: []\n  colour: red",
-            4,
-            "workloads[0].colour",
-            "unknown field",
-        ),
-        (
-            "workloads:\n- namespace: a\n  workloadIps: []\n  services:\n    web: {80: 80}",
-            5,
-            "workloads[0].services",
-            "namespace/hostname",
-        ),
-        (
-            "workloads:\n- namespace: a\n  workloadIps: []\n  services:\n    a/web: {80: 80000}",
-            5,
-            "workloads[0].services.a/web",
-            "u16",
-        ),
-        (
-            "workloads:\n- namespace: a\n  workloadIps: []\n  workloadType: vm",
-            4,
-            "workloads[0].workloadType",
-            "cronjob",
-        ),
-        (
-            "workloads:\n- namespace: a\n  workloadIps: []\n  waypoint: {destination: x, hboneMtlsPort: 1}",
-            4,
-            "workloads[0].waypoint.destination",
-            "network/ip",
-        ),
-        (
-            "workloads:\n- namespace: a\n  workloadIps: []\n  applicationTunnel: {protocol: PROXY}",
-            4,
-            "workloads[0].applicationTunnel.protocol",
-            "PROXY",
-        ),
-        (
-            "workloads:\n- {uid: u, namespace: a, workloadIps: []}\n- {uid: u, namespace: a, workloadIps: []}",
-            3,
-            "workloads[1].uid",
-            "earlier",
-        ),
-        (
-            "services:\n- {name: a, namespace: b, hostname: c, ports: {}, vips: [1.2.3.4]}",
-            2,
-            "services[0].vips[0]",
-            "network/ip",
-        ),
-        (
-            "services:\n- {name: a, namespace: b, hostname: c, ports: {}, vips: [], endpoints: {x: {workloadUid: x}}}",
-            2,
-            "services[0].endpoints",
-            "not the uid",
-        ),
-        (
-            "policies:\n- {name: a, namespace: b, scope: Everywhere, action: Deny, rules: []}",
-            2,
-            "policies[0].scope",
-            "Everywhere",
-        ),
-        (
-            "policies:\n- name: a\n  namespace: b\n  scope: Global\n  action: Deny\n  rules:\n  - - - sourceIps: [10.0.0.0/33]",
-            7,
-            "policies[0].rules[0][0][0].sourceIps[0]",
-            "range",
-        ),
-        (
-            "policies:\n- name: a\n  namespace: b\n  scope: Global\n  action: Deny\n  rules:\n  - - - hosts: [x]",
-            7,
-            "policies[0].rules[0][0][0].hosts",
-            "unknown field",
-        ),
-        (
-            "policies:\n- name: a\n  namespace: b\n  scope: Global\n  action: Deny\n  rules:\n  - - - principals: [{Regex: x}]",
-            7,
-            "policies[0].rules[0][0][0].principals[0]",
-            "Regex",
-        ),
-        ("workloads: [", 1, "", ""),
-        ("workloads:\n- a\n b: {", 2, "", ""),
-        ("- name: old\n  workloadIp: 127.0.0.1", 1, "file", ""),
-    ];
     let mut wrong = Vec::new();
-    for (text, line, field, reason) in cases {
+    for (text, line, field, reason) in WRONG {
         let error = parse(text).expect_err(text);
         let right = error.line == *line
             && error.field.starts_with(field)

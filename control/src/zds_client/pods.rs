@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::{self, JoinSet};
 use tracing::{info, warn};
 
+use crate::pods::PodTotals;
 use crate::shards::{Pod, Shards};
 
 /// The descriptor of each pod's newest `add`.
@@ -67,6 +68,7 @@ impl Ended {
 /// other, so that a stop never overtakes the start before it.
 pub(super) struct Operations<S> {
     shards: S,
+    totals: Arc<PodTotals>,
     running: JoinSet<Result<(), String>>,
     /// What each running task does: the pod, and of a start its attempt.
     tasks: HashMap<task::Id, (Arc<str>, Option<u64>)>,
@@ -75,8 +77,8 @@ pub(super) struct Operations<S> {
 }
 
 impl<S: Shards> Operations<S> {
-    pub(super) fn new(shards: S) -> Self {
-        Self { shards, running: JoinSet::new(), tasks: HashMap::new(), last: BTreeMap::new() }
+    pub(super) fn new(shards: S, totals: Arc<PodTotals>) -> Self {
+        Self { shards, totals, running: JoinSet::new(), tasks: HashMap::new(), last: BTreeMap::new() }
     }
 
     pub(super) fn start(&mut self, pod: Pod, attempt: u64) {
@@ -127,6 +129,11 @@ impl<S: Shards> Operations<S> {
                 if *count == 0 {
                     self.last.remove(&uid);
                 }
+            }
+            match (attempt, &result) {
+                (Some(_), Ok(())) => self.totals.count_started(),
+                (Some(_), Err(_)) => {}
+                (None, _) => self.totals.count_stopped(),
             }
             return Ended { uid, started: attempt.map(|attempt| (attempt, result)) };
         }

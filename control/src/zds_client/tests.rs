@@ -23,7 +23,8 @@ impl Proxy {
         let shards = FakeShards::default();
         let (sender, view) = watch::channel(Pods::new());
         let readiness = Readiness::pending(&[Part::WorkloadProxyManager]);
-        let client = ZdsClient::new(path.into(), shards.clone(), sender, readiness.clone());
+        let shown = Shown { view: sender, readiness: readiness.clone(), totals: Arc::default() };
+        let client = ZdsClient::new(path.into(), shards.clone(), shown);
         Self { shards, view, readiness, task: tokio::spawn(client.run()) }
     }
 
@@ -231,10 +232,37 @@ async fn a_del_before_the_snapshot_only_takes_the_name_back() {
 async fn descriptors_that_are_refused_are_closed() {
     let (agent, _proxy, _folder) = RawAgent::with_proxy().await;
     let keep = zds::encode_request(&Request::Keep { uid: "k".into() });
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = io::pipe().unwrap();
     let writer: OwnedFd = writer.into();
     assert!(agent.ask(&keep, Some(&writer)).await.is_some());
     drop(writer);
-    let end = tokio::task::spawn_blocking(move || std::io::Read::read(&mut &reader, &mut [0; 1]));
+    let end = tokio::task::spawn_blocking(move || io::Read::read(&mut &reader, &mut [0; 1]));
     assert_eq!(timeout(DEADLINE, end).await.unwrap().unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn attempts_to_reach_an_agent_that_only_closes_become_rarer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("zds.sock");
+    let listener = SeqpacketListener::bind(&path).unwrap();
+    let _proxy = Proxy::start(&path);
+    let begun = Instant::now();
+    for _ in 0..6 {
+        drop(timeout(DEADLINE, listener.accept()).await.unwrap().unwrap());
+    }
+    // 10 + 20 + 40 + 80 + 160 ms lie between six attempts.
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_pod_that_could_not_be_bound_is_tried_again_without_being_asked() {
+    let (server, _folder) = agent();
+    let proxy = Proxy::start(server.path());
+    proxy.ready().await;
+    proxy.shards.break_pod("a", "in use");
+    server.add(pod("a"), netns()).await.unwrap_err();
+    proxy.shards.broken.lock().unwrap().clear();
+    proxy.shards.pods_are(&["a"]).await;
+    proxy.ready().await;
+    assert_eq!(proxy.shards.calls(), ["add a", "add a"]);
 }

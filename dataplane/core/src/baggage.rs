@@ -138,4 +138,16 @@ mod tests {
         assert_eq!(Baggage::parse(lines), expected);
         assert_eq!(Baggage::parse([""]), Baggage::default());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_and_what_was_read_is_read_again_from_its_text(line in "[a-z0-9.=, ]{0,60}|(k8s\\.(pod|job)\\.name=[a-z]{0,3},?){0,4}") {
+            let baggage = Baggage::parse([line.as_str()]);
+            let text = baggage.to_string();
+            let again = Baggage::parse([text.as_str()]);
+            // A type without a name has no place in the text.
+            let kind = if baggage.workload_name.is_empty() { Default::default() } else { baggage.workload_type };
+            proptest::prop_assert_eq!(again, Baggage { workload_type: kind, ..baggage });
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! What one shard counts. Its own thread alone writes, with plain loads and stores; any thread reads.
 //!
-//! Totals only grow. What is open now is a difference of totals, so a reader on another thread may see it off by what
-//! happened between two of its loads.
+//! Totals only grow. A reader on another thread may see two of them a few loads apart.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -55,11 +54,11 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Streams that peers opened to pods, accepted or refused.
+    /// Connections to pods through tunnels that were admitted.
     connections_inbound,
-    /// Connections that pods opened.
+    /// Connections of pods that were admitted.
     connections_outbound,
-    /// Connections that reached pods outside a tunnel.
+    /// Connections to pods outside a tunnel that were admitted.
     connections_plaintext,
     /// Bytes from the client side.
     bytes_received,
@@ -71,28 +70,12 @@ counters! {
     tunnels_accepted,
     /// Tunnels of either role that ended.
     tunnels_closed,
-    /// Tunnels that ended because the peer did not answer a PING.
-    tunnels_ping_timeout,
-    /// CONNECT streams opened, both roles.
+    /// CONNECT requests sent and received.
     streams_opened,
-    /// CONNECT streams that ended, both roles.
-    streams_closed,
     /// TLS handshakes that finished, both roles.
     handshakes,
     /// TLS handshakes that failed, both roles.
     handshakes_failed,
-    /// TLS alerts received that end a tunnel in error.
-    alerts_received,
-    /// TLS alerts sent that end a tunnel in error.
-    alerts_sent,
-    /// TLS key updates, both ways.
-    key_updates,
-    /// TLS records sealed.
-    records_sealed,
-    /// TLS records opened.
-    records_opened,
-    /// Turns of the loop.
-    turns,
     /// Read operations completed.
     reads,
     /// Write operations completed.
@@ -101,26 +84,18 @@ counters! {
     accepts,
     /// Times that accepting paused for want of file descriptors or memory.
     accept_backoffs,
-    /// Connections refused at the limit of one pod.
-    connections_shed,
-    /// Applications whose reading paused because a tunnel had too many bytes waiting.
+    /// Times that an application was not read because its stream could not send.
     reads_paused,
     /// Connections that waited for an answer of the control plane.
     lookups,
     /// Lookups that ended at their deadline.
     lookups_expired,
-    /// Questions to the control plane dropped because its queue was full.
-    questions_dropped,
     /// Policies in dry run that matched.
     policies_dry_run,
     /// Policies that a workload names and the snapshot does not hold, counted at each check.
     policies_missing,
-    /// Source addresses that could not be kept toward an application.
-    source_bind_failed,
     /// Snapshots adopted.
     snapshots,
-    /// Connection tasks that failed; defects in this program.
-    defects,
 }
 
 /// Totals by reason, at the place of its number.
@@ -143,24 +118,6 @@ impl Counters {
     pub fn closed_by(&self, reason: Reason) -> u64 {
         self.closed.0[reason as usize].total()
     }
-
-    /// Connections open now, of every kind.
-    pub fn connections_open(&self) -> u64 {
-        let closed: u64 = self.closed.0.iter().map(Counter::total).sum();
-        let opened = [&self.connections_inbound, &self.connections_outbound, &self.connections_plaintext];
-        opened.iter().map(|counter| counter.total()).sum::<u64>().saturating_sub(closed)
-    }
-
-    /// Tunnels open now, of both roles.
-    pub fn tunnels_open(&self) -> u64 {
-        let opened = self.tunnels_dialed.total() + self.tunnels_accepted.total();
-        opened.saturating_sub(self.tunnels_closed.total())
-    }
-
-    /// CONNECT streams open now, of both roles.
-    pub fn streams_open(&self) -> u64 {
-        self.streams_opened.total().saturating_sub(self.streams_closed.total())
-    }
 }
 
 #[cfg(test)]
@@ -180,20 +137,6 @@ mod tests {
         assert_eq!(names.len(), list.len());
         let again: Vec<_> = counters.list().into_iter().map(|(name, _)| name).collect();
         assert_eq!(again, list.iter().map(|(name, _)| *name).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn what_is_open_is_the_difference_of_totals() {
-        let counters = Counters::default();
-        counters.connections_outbound.add(3);
-        counters.connections_plaintext.increment();
-        counters.closed(Reason::Complete);
-        counters.closed(Reason::Reset);
-        counters.tunnels_accepted.add(2);
-        counters.tunnels_closed.increment();
-        assert_eq!(counters.connections_open(), 2);
-        assert_eq!(counters.tunnels_open(), 1);
-        assert_eq!(counters.streams_open(), 0);
     }
 
     #[test]

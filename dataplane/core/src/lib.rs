@@ -10,6 +10,10 @@ pub mod baggage;
 pub mod balance;
 pub mod certificate;
 pub mod counters;
+#[cfg(test)]
+mod fixture;
+pub mod h2;
+pub mod hbone;
 pub mod id;
 pub mod limits;
 pub mod net;

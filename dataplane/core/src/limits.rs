@@ -36,6 +36,10 @@ pub struct Limits {
     pub lookup_ms_max: u64,
     /// Streams that one tunnel carries at once, unless the peer allows fewer.
     pub streams_per_tunnel_max: u32,
+    /// Streams that a peer may have open on one tunnel to us (SETTINGS_MAX_CONCURRENT_STREAMS).
+    pub inbound_streams_max: u32,
+    /// Largest header list that we accept, bytes (SETTINGS_MAX_HEADER_LIST_SIZE).
+    pub header_list_max: u32,
     /// A tunnel without streams is closed after this.
     pub tunnel_idle_ms_max: u64,
     /// Between liveness probes (HTTP/2 PING) of a tunnel.
@@ -67,10 +71,12 @@ impl Default for Limits {
             half_close_ms_max: 300_000,
             lookup_ms_max: 5_000,
             streams_per_tunnel_max: 100,
+            inbound_streams_max: 200,
+            header_list_max: 16 * 1024,
             tunnel_idle_ms_max: 300_000,
             ping_interval_ms: 10_000,
             ping_timeout_ms: 20_000,
-            stream_window_initial: 256 * 1024,
+            stream_window_initial: 64 * 1024,
             stream_window_max: 4 * 1024 * 1024,
             connection_window: 16 * 1024 * 1024,
             frame_size_max: 1024 * 1024,

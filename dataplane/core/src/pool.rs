@@ -264,6 +264,16 @@ impl Pool {
         self.check();
     }
 
+    /// Whether the tunnel is still wanted: `false` for a dial that was abandoned while it ran.
+    pub fn knows(&self, tunnel: TunnelId) -> bool {
+        self.tunnels.contains_key(&tunnel)
+    }
+
+    /// Uids of the workloads that tunnels lead to; one may come several times.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.peers.keys().map(|key| &key.workload)
+    }
+
     /// How many tunnels there are, with those being dialled and those that are retired.
     pub fn tunnels(&self) -> usize {
         self.tunnels.len()

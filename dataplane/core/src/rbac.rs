@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::id::Identity;
 use crate::outcome::Reason;
-use crate::policy::{Action, Clause, Match, Policy, StringMatch};
+use crate::policy::{Action, Clause, Match, Policy, Scope, StringMatch};
 use crate::snapshot::Snapshot;
 use crate::workload::Workload;
 
@@ -104,6 +104,12 @@ pub fn check_with(
 fn applicable<'a>(snapshot: &'a Snapshot, workload: &'a Workload) -> impl Iterator<Item = &'a Arc<Policy>> {
     let policies = &snapshot.policies;
     let named = workload.authorization_policies.iter().filter_map(|name| policies.get(name));
+    // One that applies by its scope as well is not reported twice.
+    let named = named.filter(|policy| match policy.scope {
+        Scope::Global => false,
+        Scope::Namespace => policy.namespace != workload.namespace,
+        Scope::WorkloadSelector => true,
+    });
     policies.in_namespace(&workload.namespace).chain(policies.global()).chain(named)
 }
 

@@ -48,6 +48,21 @@ pub struct ConnectionReport {
     pub bytes_sent: u64,
 }
 
+/// How long one phase of connections took, since the shard started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatencyReport {
+    /// The phase: `dial` (TCP and TLS of a tunnel), `answer` (CONNECT to its answer), `connect` (to an application).
+    pub name: &'static str,
+    /// How often it was measured.
+    pub count: u64,
+    /// Median, µs.
+    pub p50_us: u64,
+    /// 99th percentile, µs.
+    pub p99_us: u64,
+    /// Longest, µs.
+    pub max_us: u64,
+}
+
 /// One shard, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShardReport {
@@ -67,6 +82,8 @@ pub struct ShardReport {
     pub tunnels: usize,
     /// Totals since start, by name, in a fixed order.
     pub counters: Vec<(&'static str, u64)>,
+    /// Latencies by phase, in a fixed order.
+    pub latencies: Vec<LatencyReport>,
     /// Live connections.
     pub connections: Vec<ConnectionReport>,
 }

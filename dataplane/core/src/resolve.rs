@@ -77,11 +77,11 @@ pub fn resolve(snapshot: &Snapshot, captured: &Captured<'_>, random: u64) -> Rou
     if local && is_own_port(destination.port()) {
         return Route::Deny(Reason::OwnPort);
     }
-    let client_namespace = &captured.source.namespace;
-    if let Some(service) = lookup::service_at(snapshot, client_namespace, destination.ip()) {
+    let address = lookup::own_network(snapshot, destination.ip());
+    if let Some(service) = lookup::service(snapshot, &captured.source.namespace, &address) {
         return to_service(snapshot, captured, service, random);
     }
-    let workload = lookup::workload_at(snapshot, destination.ip());
+    let workload = lookup::workload(snapshot, &address);
     let Some(workload) = workload.filter(|_| !own_address) else {
         return Route::Tcp(TcpRoute { destination, workload: workload.cloned(), service: None });
     };

@@ -15,6 +15,9 @@ use crate::policy::{Policy, Scope};
 use crate::service::{CidrVip, Service, ServiceKey};
 use crate::workload::{NetworkMode, PortMap, Workload};
 
+#[cfg(test)]
+mod tests;
+
 /// What a node proxy is told about its own place in the mesh at start.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mesh {
@@ -125,6 +128,11 @@ impl Workloads {
     pub fn named(&self, namespace: &Arc<str>, name: &Arc<str>) -> impl Iterator<Item = &Arc<Workload>> {
         let uids = self.by_name.get(&(namespace.clone(), name.clone()));
         uids.into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
+    }
+
+    /// Whether both are the same map, without comparing what is in it.
+    pub fn same(&self, other: &Self) -> bool {
+        self.by_uid.ptr_eq(&other.by_uid)
     }
 
     /// The workloads of a namespace that DNS knows by this host name.

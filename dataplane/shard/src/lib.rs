@@ -1,1 +1,38 @@
-//! Placeholder.
+//! One shard of the node proxy: one thread, pinned to one core, with one ring.
+//!
+//! The hot path in reading order. Outbound: `accept::run` → `outbound::serve` → `pool::acquire` → `tunnel::Tunnel::open`
+//! → `relay::upload` → `tunnel::Tunnel::send` → `tunnel::io::write`. Inbound: `accept::run` → `inbound::serve` →
+//! `tunnel::io::read` → `inbound::admit` → `relay::download`.
+//!
+//! A shard shares nothing that a connection touches with another thread. It hears from the control thread through its
+//! mailbox, and only this crate's `ring` and `socket` modules know the runtime.
+#![deny(unsafe_code)]
+
+mod accept;
+mod buffers;
+mod conn;
+mod inbound;
+mod mailbox;
+mod netns;
+mod outbound;
+mod plaintext;
+mod pod;
+mod pool;
+mod relay;
+mod ring;
+mod shard;
+#[allow(
+    unsafe_code,
+    reason = "descriptors of the runtime's sockets, and one connect(2) without a library form"
+)]
+mod socket;
+mod start;
+mod stats;
+mod timer;
+pub mod tls;
+mod tunnel;
+mod wake;
+
+pub use mailbox::{BindError, Mailbox, Message, PodSpec, Reply};
+pub use ring::{RingKind, now_ms, probe_io_uring};
+pub use start::{ShardConfig, StartError, start};

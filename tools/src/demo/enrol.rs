@@ -7,11 +7,8 @@ use halo_control::redirect::Options;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-use crate::lab::LabError;
 use crate::lab::admin::Certificate;
 use crate::lab::mesh::spiffe_id;
-use crate::lab::node::NodeProxy;
-use crate::lab::process::wait_for;
 
 use super::report::{Facts, Failure};
 use super::stage::{Stage, millis};
@@ -35,10 +32,10 @@ pub(super) fn enrol(stage: &mut Stage) -> Result<Facts, Failure> {
     stage.mesh.publish()?;
     let mut certificates = Vec::new();
     for (index, proxy) in stage.proxies.iter().enumerate() {
-        adopted(stage, proxy)?;
+        proxy.wait_tunnelled(stage.topology.pods.len(), READY_MAX)?;
         let pods = stage.topology.pods.iter().filter(|pod| pod.node == index);
         let identities: Vec<String> = pods.map(|pod| spiffe_id(&pod.name)).collect();
-        certificates.extend(issued(proxy, &identities)?);
+        certificates.extend(proxy.wait_certificates(&identities, READY_MAX)?);
     }
     let took = started.elapsed();
     let after = stage.pids();
@@ -57,36 +54,6 @@ pub(super) fn enrol(stage: &mut Stage) -> Result<Facts, Failure> {
     }
     let listed: Vec<_> = certificates.iter().map(figure).collect();
     Ok(facts.figure("certificates", listed))
-}
-
-/// Waits until the proxy knows that every pod takes tunnels.
-fn adopted(stage: &Stage, proxy: &NodeProxy) -> Result<(), LabError> {
-    let what = format!("{} learning that all pods are enrolled", proxy.process.name());
-    wait_for(&what, READY_MAX, || {
-        proxy.process.ensure_running().map_err(|error| error.to_string())?;
-        let dump = proxy.dump().map_err(|error| error.to_string())?;
-        let workloads = dump.all["workloads"].as_array().cloned().unwrap_or_default();
-        let enrolled = workloads.iter().filter(|workload| workload["protocol"] == "HBONE").count();
-        match enrolled == stage.topology.pods.len() {
-            true => Ok(()),
-            false => Err(format!("{enrolled} of {} workloads", stage.topology.pods.len())),
-        }
-    })
-}
-
-/// Waits until the proxy holds a certificate for each identity.
-fn issued(proxy: &NodeProxy, identities: &[String]) -> Result<Vec<Certificate>, LabError> {
-    let what = format!("{} holding a certificate for each pod", proxy.process.name());
-    wait_for(&what, READY_MAX, || {
-        proxy.process.ensure_running().map_err(|error| error.to_string())?;
-        let dump = proxy.dump().map_err(|error| error.to_string())?;
-        let of = |identity: &String| {
-            let ours = |c: &&Certificate| c.identity == *identity && c.state == "Available";
-            dump.certificates.iter().find(ours).cloned()
-        };
-        let found: Option<Vec<_>> = identities.iter().map(of).collect();
-        found.ok_or_else(|| format!("{:?}", dump.certificates))
-    })
 }
 
 fn figure(certificate: &Certificate) -> serde_json::Value {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use serde_json::{Value, json};
 
 use crate::lab::LabError;
@@ -14,6 +14,8 @@ use crate::lab::process::Usage;
 use super::report::{Facts, Failure};
 use super::stage::Stage;
 
+/// One line below the header, and no other.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
 /// What a proxy has spent, at one moment.
@@ -44,6 +46,7 @@ struct ShardRow {
     shard: u64,
     core: Option<u64>,
     ring: String,
+    tunnels: u64,
     cpu_percent: f64,
     counters: Value,
 }
@@ -72,7 +75,10 @@ pub(super) fn load(stage: &mut Stage) -> Result<Facts, Failure> {
         thousands(no_mesh.rps)
     );
     let nodes: Vec<Value> = rows.iter().map(node_figures).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut facts = Facts::new(line)
+        .detail("cores", format!("{cores}, shared by the load, the server and both node proxies"))
+        .figure("cores", cores)
         .figure("mesh", figures(&mesh))
         .figure("no_mesh", figures(&no_mesh))
         .figure("nodes", nodes);
@@ -89,6 +95,7 @@ fn row(proxy: &NodeProxy, before: &Spent, after: &Spent, wall: Duration) -> Node
         shard: shard.shard,
         core: shard.core,
         ring: shard.ring.clone(),
+        tunnels: shard.tunnels,
         cpu_percent: percent(Duration::from_nanos(shard.cpu_ns.saturating_sub(earlier(shard)))),
         counters: shard.counters.clone(),
     };
@@ -117,6 +124,7 @@ fn node_figures(row: &NodeRow) -> Value {
             "shard": shard.shard,
             "core": shard.core,
             "ring": shard.ring,
+            "tunnels": shard.tunnels,
             "cpu_percent": shard.cpu_percent.round(),
             "counters": shard.counters,
         })
@@ -141,16 +149,23 @@ fn load_table(no_mesh: &LoadReport, mesh: &LoadReport) -> Table {
 }
 
 fn node_table(rows: &[NodeRow]) -> Table {
-    let mut table = table(&["node proxy", "CPU", "memory", "core", "ring"]);
+    let mut table = table(&["node proxy", "CPU", "memory", "core", "tunnels", "ring"]);
     for row in rows {
         let memory = format!("{:.1} MiB", row.memory_bytes as f64 / MEBIBYTE);
         let name = format!("{} (pid {})", row.node, row.pid);
-        table.add_row([name, format!("{:.0} %", row.cpu_percent), memory, String::new(), String::new()]);
+        table.add_row([
+            name,
+            format!("{:.0} %", row.cpu_percent),
+            memory,
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
         for shard in &row.shards {
             let core = shard.core.map_or_else(|| "-".to_owned(), |core| core.to_string());
             let cpu = format!("{:.0} %", shard.cpu_percent);
             let name = format!("  shard {}", shard.shard);
-            table.add_row([name, cpu, String::new(), core, shard.ring.clone()]);
+            table.add_row([name, cpu, String::new(), core, shard.tunnels.to_string(), shard.ring.clone()]);
         }
     }
     table
@@ -159,7 +174,7 @@ fn node_table(rows: &[NodeRow]) -> Table {
 /// Numbers to the right, names to the left.
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(STYLE).set_header(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -207,6 +222,7 @@ mod tests {
             shard,
             core: Some(shard),
             ring: "io_uring".into(),
+            tunnels: 3,
             cpu_percent: 41.7,
             counters: Value::Null,
         };

@@ -2,6 +2,7 @@
 //! and colours help; in a pipe it is plain text; with `--json` only the object is printed.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ const LABEL_WIDTH: usize = 11;
 pub(super) struct Page {
     json: bool,
     live: bool,
+    tabled: AtomicBool,
     term: Mutex<Term>,
 }
 
 impl Page {
     pub(super) fn new(json: bool) -> Self {
         let term = Term::stdout();
-        Self { json, live: term.is_term() && !json, term: Mutex::new(term) }
+        Self { json, live: term.is_term() && !json, tabled: AtomicBool::new(false), term: Mutex::new(term) }
     }
 
     /// Says in one sentence why nothing was tried.
@@ -77,6 +79,19 @@ impl Page {
         }
     }
 
+    /// The tables, once.
+    pub(super) fn tables(&self, report: &Report) {
+        if self.tabled.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for table in report.tables() {
+            self.text("");
+            for line in table.to_string().lines() {
+                self.text(format!("  {line}").trim_end());
+            }
+        }
+    }
+
     /// Says what can be tried while the mesh stands.
     pub(super) fn hold(&self, stage: &Stage) {
         let title = self.style(Style::new().bold(), "The mesh is up until Ctrl-C. To try:");
@@ -88,19 +103,14 @@ impl Page {
     }
 
     /// The end: tables and a verdict, or the object.
-    pub(super) fn end(&self, report: &Report, interrupted: bool) {
+    pub(super) fn end(&self, report: &Report) {
         if self.json {
-            self.line(&report.json(interrupted).to_string());
+            self.line(&report.json().to_string());
             return;
         }
-        for table in report.tables() {
-            self.text("");
-            for line in table.to_string().lines() {
-                self.text(&format!("  {line}"));
-            }
-        }
+        self.tables(report);
         let took = seconds(report.took());
-        self.text(&match (interrupted, report.is_ok()) {
+        self.text(&match (report.interrupted, report.is_ok()) {
             (true, _) => format!("\n  Interrupted after {took}; everything is cleaned up.\n"),
             (false, true) => {
                 format!("\n  {} in {took}\n", self.style(Style::new().green(), "All steps passed"))

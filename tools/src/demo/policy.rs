@@ -83,12 +83,7 @@ pub(super) fn live(stage: &mut Stage) -> Result<Facts, Failure> {
 pub(super) fn allow(stage: &mut Stage) -> Result<Facts, Failure> {
     publish(stage, vec![policy("only-web", Action::Allow, "web")])?;
     let shop = stage.topology.pod("shop")?.node;
-    wait_for("node-b adopting the allow policy", EFFECT_MAX, || {
-        let dump = stage.proxies[shop].dump().map_err(|error| error.to_string())?;
-        let policies = dump.all["policies"].as_array().cloned().unwrap_or_default();
-        let adopted = policies.len() == 1 && policies[0]["name"] == "only-web";
-        if adopted { Ok(()) } else { Err(format!("{policies:?}")) }
-    })?;
+    stage.proxies[shop].wait_policies(&["only-web"], EFFECT_MAX)?;
     answered("web, which the policy allows", stage.web.get(&stage.ask())?)?;
     await_intruder(stage, "intruder being refused by an allow policy for web", true)?;
     let since = publish(stage, Vec::new())?;

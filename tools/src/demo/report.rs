@@ -171,6 +171,8 @@ impl Done {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     steps: Vec<Done>,
+    /// The steps are interrupted: what they still find out is about a stage that is being taken away.
+    pub(super) interrupted: bool,
 }
 
 impl Report {
@@ -196,7 +198,7 @@ impl Report {
 
     /// Whether every step ran and none failed.
     pub(super) fn is_ok(&self) -> bool {
-        self.steps.len() > Step::ACTS.len() && self.steps.iter().all(|done| done.ok)
+        !self.interrupted && self.steps.len() > Step::ACTS.len() && self.steps.iter().all(|done| done.ok)
     }
 
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
@@ -207,13 +209,13 @@ impl Report {
         self.steps.iter().map(|done| done.took).sum()
     }
 
-    pub(super) fn json(&self, interrupted: bool) -> Value {
+    pub(super) fn json(&self) -> Value {
         let ran = |step: Step| self.steps.iter().find(|done| done.step == step).map(Done::json);
         let skipped = |step: Step| json!({"name": step.name(), "ok": false, "skipped": true});
         let all = Step::ACTS.into_iter().chain([Step::Cleanup]);
         let steps: Vec<Value> = all.map(|step| ran(step).unwrap_or_else(|| skipped(step))).collect();
-        let mut object = json!({"ok": self.is_ok() && !interrupted, "steps": steps});
-        if interrupted {
+        let mut object = json!({"ok": self.is_ok(), "steps": steps});
+        if self.interrupted {
             object["interrupted"] = true.into();
         }
         object
@@ -234,14 +236,15 @@ mod tests {
         for step in Step::ACTS {
             report.add(step, Duration::from_millis(5), Ok(Facts::new("fine").figure("marker_seen", 4)));
         }
-        assert_eq!(report.json(false)["ok"], false);
+        assert_eq!(report.json()["ok"], false);
         report.add(Step::Cleanup, Duration::ZERO, Ok(Facts::default()));
-        let object = report.json(false);
+        let object = report.json();
         assert_eq!(object["ok"], true);
         assert_eq!(object["steps"][1]["marker_seen"], 4);
         let wanted = "topology plaintext enrol encrypted server_first policy_deny policy_live policy_allow load cleanup";
         assert_eq!(names(&object), wanted.split(' ').collect::<Vec<_>>());
-        assert_eq!(report.json(true)["ok"], false);
+        report.interrupted = true;
+        assert_eq!(report.json()["ok"], false);
     }
 
     #[test]
@@ -250,7 +253,7 @@ mod tests {
         report.add(Step::Topology, Duration::ZERO, Ok(Facts::default()));
         report.add(Step::Plaintext, Duration::ZERO, Err(Failure::new("no answer").figure("marker_seen", 0)));
         report.add(Step::Cleanup, Duration::ZERO, Ok(Facts::default()));
-        let object = report.json(false);
+        let object = report.json();
         assert_eq!((&object["ok"], &object["steps"][1]["error"]), (&json!(false), &json!("no answer")));
         assert_eq!(object["steps"][1]["marker_seen"], 0);
         assert_eq!(object["steps"][2], json!({"name": "enrol", "ok": false, "skipped": true}));

@@ -135,12 +135,15 @@ impl Stage {
         let pod =
             |name: &str| self.topology.pod(name).map_or_else(|_| name.to_owned(), |p| p.netns.name().into());
         let (node_a, node_b) = (self.topology.nodes[0].netns.name(), self.topology.nodes[1].netns.name());
-        let address = self.greeter().map_or_else(|_| String::new(), |a| a.to_string().replace(':', " "));
+        let address = self.greeter().map_or_else(|_| String::new(), |a| a.to_string());
         let mesh = self.mesh.path().display();
         vec![
             ("call the service as web", inside(&pod("web"), &format!("curl -s http://{SERVICE}/"))),
             ("call the service as intruder", inside(&pod("intruder"), &format!("curl -s http://{SERVICE}/"))),
-            ("hear the server that speaks first", inside(&pod("web"), &format!("nc {address}"))),
+            (
+                "hear the server that speaks first",
+                inside(&pod("web"), &format!("curl -s --max-time 1 telnet://{address}")),
+            ),
             ("watch the link: only port 15008", inside(node_a, &format!("tcpdump -ni {LINK} -A"))),
             ("see who calls whom", inside(node_b, "curl -s http://127.0.0.1:15000/config_dump")),
             ("see the redirect rules of a pod", inside(&pod("web"), "nft list ruleset")),

@@ -6,7 +6,6 @@ use crate::lab::admin::Connected;
 use crate::lab::capture::Seen;
 use crate::lab::mesh::spiffe_id;
 use crate::lab::pod::{Ask, Outcome};
-use crate::lab::process::wait_for;
 
 use super::report::{Facts, Failure};
 use super::stage::{SERVICE_NAME, Stage};
@@ -76,7 +75,7 @@ pub(super) fn plaintext(stage: &mut Stage) -> Result<Facts, Failure> {
 pub(super) fn encrypted(stage: &mut Stage) -> Result<Facts, Failure> {
     let capture = stage.capture()?;
     let requests = requests(stage)?;
-    answered("web to the service", stage.web.open("shown", &stage.ask())?)?;
+    answered("web on a connection to look at", stage.web.open("shown", &stage.ask())?)?;
     let call = call(stage);
     stage.web.close("shown")?;
     let seen = capture.finish()?;
@@ -111,15 +110,14 @@ fn call(stage: &Stage) -> Result<Connected, Failure> {
     let shop = stage.topology.pod("shop")?;
     let (caller, called) = (spiffe_id("web"), spiffe_id("shop"));
     let proxy = &stage.proxies[shop.node];
-    let found =
-        wait_for("node-b reporting the call from web to shop with both identities", PAGE_MAX, || {
-            let dump = proxy.dump().map_err(|error| error.to_string())?;
-            let wanted = |c: &&Connected| {
-                c.pod == shop.uid && c.source_identity == caller && c.destination_identity == called
-            };
-            let found = dump.connections.iter().find(wanted).cloned();
-            found.ok_or_else(|| format!("{:?}", dump.connections))
-        })?;
+    let what = "reporting the call from web to shop with both identities";
+    let found = proxy.wait_dump(what, PAGE_MAX, |dump| {
+        let wanted = |c: &&Connected| {
+            c.pod == shop.uid && c.source_identity == caller && c.destination_identity == called
+        };
+        let found = dump.connections.iter().find(wanted).cloned();
+        found.ok_or_else(|| format!("{:?}", dump.connections))
+    })?;
     Ok(found)
 }
 

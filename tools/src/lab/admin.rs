@@ -87,6 +87,8 @@ pub struct Shard {
     pub ring: String,
     /// CPU time of its thread, ns.
     pub cpu_ns: u64,
+    /// Open tunnels, both roles.
+    pub tunnels: u64,
     /// Connections, as the page shows them.
     pub connections: Value,
     /// Totals since start.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::{Certificate, Dump};
 use super::agent::Agent;
 use super::mesh::Mesh;
 use super::netns::Netns;
@@ -73,14 +74,56 @@ impl NodeProxy {
     /// Waits until the proxy says that it is ready.
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
         let what = format!("{} becoming ready", self.process.name());
-        wait_for(&what, limit, || {
-            self.process.ensure_running().map_err(|error| error.to_string())?;
-            admin::readiness(&self.netns)
+        self.process.ensure_running()?;
+        wait_for(&what, limit, || admin::readiness(&self.netns))
+    }
+
+    /// Waits until the proxy knows that exactly `count` workloads take tunnels.
+    pub fn wait_tunnelled(&self, count: usize, limit: Duration) -> Result<()> {
+        self.wait_dump(&format!("learning of {count} enrolled workloads"), limit, |dump| {
+            let workloads = dump.all["workloads"].as_array().cloned().unwrap_or_default();
+            let tunnelled = workloads.iter().filter(|workload| workload["protocol"] == "HBONE").count();
+            if tunnelled == count { Ok(()) } else { Err(format!("{tunnelled} of {}", workloads.len())) }
+        })
+    }
+
+    /// Waits until the proxy holds a certificate for each identity; gives them in the same order.
+    pub fn wait_certificates(&self, identities: &[String], limit: Duration) -> Result<Vec<Certificate>> {
+        self.wait_dump("holding its pods' certificates", limit, |dump| {
+            let of = |identity: &String| {
+                let ours = |c: &&Certificate| c.identity == *identity && c.state == "Available";
+                dump.certificates.iter().find(ours).cloned()
+            };
+            let found: Option<Vec<_>> = identities.iter().map(of).collect();
+            found.ok_or_else(|| format!("{:?}", dump.certificates))
+        })
+    }
+
+    /// Waits until the proxy has exactly these policies, by name.
+    pub fn wait_policies(&self, names: &[&str], limit: Duration) -> Result<()> {
+        self.wait_dump(&format!("adopting the policies {names:?}"), limit, |dump| {
+            let policies = dump.all["policies"].as_array().cloned().unwrap_or_default();
+            let mut known: Vec<_> = policies.iter().filter_map(|policy| policy["name"].as_str()).collect();
+            known.sort_unstable();
+            if known == names { Ok(()) } else { Err(format!("{known:?}")) }
+        })
+    }
+
+    /// Asks for the configuration dump until it satisfies `look`.
+    pub fn wait_dump<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        look: impl Fn(&Dump) -> std::result::Result<T, String>,
+    ) -> Result<T> {
+        self.process.ensure_running()?;
+        wait_for(&format!("{} {what}", self.process.name()), limit, || {
+            look(&self.dump().map_err(|error| error.to_string())?)
         })
     }
 
     /// What the proxy says about itself.
-    pub fn dump(&self) -> Result<admin::Dump> {
+    pub fn dump(&self) -> Result<Dump> {
         admin::dump(&self.netns)
     }
 }

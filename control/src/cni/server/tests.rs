@@ -111,3 +111,15 @@ async fn a_proxy_of_another_version_is_refused() {
     assert!(timeout(DEADLINE, socket.receive()).await.unwrap().unwrap().is_none());
     assert_eq!(bench.server.ready_count(), 0);
 }
+
+#[tokio::test]
+async fn a_proxy_that_does_not_acknowledge_is_given_up_and_the_caller_told() {
+    let bench = bench();
+    let proxy = proxy(&bench.server).await;
+    answer(&proxy, "").await;
+    bench.server.connected().await;
+    let added = timeout(DEADLINE, bench.server.add(pod("a"), netns())).await.unwrap();
+    assert_eq!(added, Err("the proxy did not acknowledge a message within 5 s".to_owned()));
+    assert!(timeout(DEADLINE, proxy.receive()).await.unwrap().unwrap().is_some());
+    assert!(timeout(DEADLINE, proxy.receive()).await.unwrap().unwrap().is_none());
+}

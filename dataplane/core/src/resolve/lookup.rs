@@ -10,18 +10,9 @@ use crate::service::{Service, Visibility};
 use crate::snapshot::Snapshot;
 use crate::workload::{Protocol, Workload};
 
-/// The service with this virtual address on the own network.
-pub fn service_at<'a>(
-    snapshot: &'a Snapshot,
-    client_namespace: &str,
-    ip: IpAddr,
-) -> Option<&'a Arc<Service>> {
-    service(snapshot, client_namespace, &NetworkAddress { network: snapshot.mesh.network.clone(), ip })
-}
-
-/// The workload with this address on the own network.
-pub fn workload_at(snapshot: &Snapshot, ip: IpAddr) -> Option<&Arc<Workload>> {
-    workload(snapshot, &NetworkAddress { network: snapshot.mesh.network.clone(), ip })
+/// An address on the own network.
+pub fn own_network(snapshot: &Snapshot, ip: IpAddr) -> NetworkAddress {
+    NetworkAddress { network: snapshot.mesh.network.clone(), ip }
 }
 
 /// The service with this virtual address: an exact one if the client sees any, else the best range.

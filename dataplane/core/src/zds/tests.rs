@@ -90,3 +90,26 @@ fn a_long_error_is_cut_to_the_agents_buffer() {
     let cut = decode_response(&bytes).unwrap().unwrap();
     assert!(text.starts_with(&cut) && cut.len() > 1000);
 }
+
+proptest::proptest! {
+    #[test]
+    fn what_is_read_can_be_written_and_nothing_panics(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+        descriptors in 0..3usize,
+    ) {
+        let _ = (decode_hello(&bytes), decode_response(&bytes));
+        if let Ok(request) = decode_request(&bytes, descriptors) {
+            proptest::prop_assert_eq!(decode_request(&encode_request(&request), descriptors), Ok(request));
+        }
+    }
+
+    #[test]
+    fn a_damaged_request_is_refused_or_read_and_never_panics(place in 0..17usize, byte in proptest::prelude::any::<u8>()) {
+        let mut bytes = encode_request(&add());
+        bytes[place] = byte;
+        if let Ok(request) = decode_request(&bytes, 1) {
+            let is_add = matches!(request, Request::Add { .. });
+            proptest::prop_assert!(is_add, "one descriptor belongs to an add only");
+        }
+    }
+}

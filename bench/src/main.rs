@@ -1,0 +1,27 @@
+//! `halo-bench`: how fast the parts of the data plane are. It measures and never judges; a test only runs it small.
+#![forbid(unsafe_code)]
+
+mod micro;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "halo-bench", version, about = "Benchmarks of the data plane")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Time the core's own work: session, record layer, policy, route, pool, snapshot
+    Micro(micro::Options),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Micro(options) => micro::run(&options),
+    }
+}

@@ -1,0 +1,85 @@
+//! The admin server: the mesh and the node as they are now, and a way to end the process. It answers on the node's
+//! loopback address only, in the shapes that the stock node proxy's tools read; what is Halo's own is under `halo`.
+
+pub mod dump;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use hyper::{Method, StatusCode};
+use tokio::sync::{Notify, watch};
+
+use crate::certs::CertificateView;
+use crate::config::Config;
+use crate::http::{Answer, Request, Service};
+use crate::pods::{PodTotals, Pods};
+use crate::publish::Publisher;
+use crate::readiness::Readiness;
+use crate::shards::Shards;
+use crate::source::SourceStatus;
+
+const INDEX: &str = "<!DOCTYPE html><title>Halo</title><h1>Halo node proxy</h1><ul>\
+    <li><a href=\"config_dump\">config_dump</a>: the mesh, the certificates, the pods and the shards as they are now\
+    <li>quitquitquit (POST): end after draining</ul>\n";
+
+/// The node as admin and metrics look at it.
+#[derive(Debug)]
+pub(crate) struct Node<S> {
+    pub(crate) config: Config,
+    pub(crate) shards: S,
+    pub(crate) publisher: Publisher,
+    pub(crate) pods: watch::Receiver<Pods>,
+    pub(crate) totals: Arc<PodTotals>,
+    pub(crate) certificates: watch::Receiver<CertificateView>,
+    pub(crate) source: watch::Receiver<SourceStatus>,
+    pub(crate) readiness: Readiness,
+    /// Told once the process is to end.
+    pub(crate) quit: Notify,
+}
+
+/// The admin server.
+#[derive(Debug)]
+pub(crate) struct AdminService<S>(pub(crate) Arc<Node<S>>);
+
+impl<S> Clone for AdminService<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Shards> Service for AdminService<S> {
+    async fn answer(&self, request: Request) -> Answer {
+        match request.path.as_str() {
+            "/" => Answer::html(INDEX),
+            "/config_dump" => self.config_dump().await,
+            "/quitquitquit" if request.method == Method::POST => {
+                self.0.quit.notify_one();
+                Answer::text(StatusCode::OK, "shutdown now\n")
+            }
+            "/quitquitquit" => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "Invalid HTTP method\n"),
+            _ => Answer::text(StatusCode::NOT_FOUND, "Not Found\n"),
+        }
+    }
+}
+
+impl<S: Shards> AdminService<S> {
+    async fn config_dump(&self) -> Answer {
+        let node = &self.0;
+        let shards = node.shards.inspect().await;
+        let parts = dump::Parts {
+            config: node.config.to_json(),
+            snapshot: node.publisher.snapshot(),
+            pods: node.pods.borrow().clone(),
+            certificates: node.certificates.borrow().clone(),
+            source: node.source.borrow().clone(),
+            pending: node.readiness.parts_pending(),
+            shards,
+        };
+        // A large mesh takes a while to write down; the control thread has other things to do meanwhile.
+        match tokio::task::spawn_blocking(move || dump::write(&parts)).await {
+            Ok(text) => Answer::json(text),
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+}

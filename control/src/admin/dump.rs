@@ -1,0 +1,208 @@
+//! The shape of `config_dump`, key by key as the stock node proxy's tools read it. Lists are sorted, so that two dumps
+//! of the same state are equal. Private keys are not part of it.
+
+mod mesh;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use halo_core::certificate::Certificate;
+use halo_core::id::Identity;
+use halo_core::report::{ConnectionReport, Direction, ShardReport, Transport};
+use halo_core::snapshot::Snapshot;
+use halo_core::zds::PodState;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::certs::CertificateView;
+use crate::certs::keeper::State;
+use crate::pods::{PodView, Pods};
+use crate::readiness::Part;
+use crate::source::SourceStatus;
+
+/// What a dump is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) config: Value,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) pods: Pods,
+    pub(crate) certificates: CertificateView,
+    pub(crate) source: SourceStatus,
+    pub(crate) pending: BTreeMap<Part, String>,
+    pub(crate) shards: Vec<ShardReport>,
+}
+
+/// The dump as text.
+pub(crate) fn write(parts: &Parts) -> String {
+    let value = value(parts);
+    serde_json::to_string_pretty(&value).unwrap_or_else(|_| value.to_string())
+}
+
+fn value(parts: &Parts) -> Value {
+    let snapshot = &parts.snapshot;
+    json!({
+        "certificates": parts.certificates.iter().map(certificate).collect::<Vec<_>>(),
+        "config": parts.config,
+        "policies": mesh::policies(snapshot),
+        "services": mesh::services(snapshot),
+        "stagedServices": mesh::staged_services(snapshot),
+        "staticConfig": { "workloads": [], "services": [], "policies": [] },
+        "version": version(),
+        "workloads": mesh::workloads(snapshot),
+        "workloadState": workload_state(parts),
+        "halo": halo(parts),
+    })
+}
+
+/// What this program is.
+pub(crate) fn version() -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "gitRevision": option_env!("HALO_GIT_REVISION").unwrap_or("unknown"),
+        "rustVersion": option_env!("HALO_RUST_VERSION").unwrap_or(env!("CARGO_PKG_RUST_VERSION")),
+        "buildProfile": if cfg!(debug_assertions) { "debug" } else { "release" },
+        "buildStatus": option_env!("HALO_BUILD_STATUS").unwrap_or("unknown"),
+        "istioVersion": "unknown",
+        "cryptoProvider": "tls-aws-lc",
+    })
+}
+
+fn certificate((identity, state): &(Identity, State)) -> Value {
+    let (text, certificate) = match state {
+        State::Initializing => ("Initializing".to_owned(), None),
+        State::Available(certificate) => ("Available".to_owned(), Some(certificate)),
+        State::Unavailable(reason) => (format!("Unavailable: {reason}"), None),
+    };
+    let list = |of: fn(&Certificate) -> &Vec<Vec<u8>>| -> Vec<Value> {
+        certificate
+            .map(|certificate| of(certificate).iter().map(|der| x509(der)).collect())
+            .unwrap_or_default()
+    };
+    json!({
+        "identity": identity.to_string(),
+        "state": text,
+        "certChain": list(|certificate| &certificate.chain),
+        "rootCerts": list(|certificate| &certificate.roots),
+    })
+}
+
+fn x509(der: &[u8]) -> Value {
+    let parsed = X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate);
+    let serial = parsed.as_ref().map(|certificate| certificate.serial.to_string());
+    let date = |seconds: i64| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok();
+    let validity = parsed.as_ref().map(|certificate| certificate.validity());
+    json!({
+        "pem": STANDARD.encode(pem(der)),
+        "serialNumber": serial,
+        "validFrom": validity.and_then(|validity| date(validity.not_before.timestamp())),
+        "expirationTime": validity.and_then(|validity| date(validity.not_after.timestamp())),
+    })
+}
+
+/// PEM (RFC 7468): base64 in lines of 64 characters.
+fn pem(der: &[u8]) -> String {
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = &*STANDARD.encode(der);
+    while !rest.is_empty() {
+        let (line, next) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = next;
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}
+
+fn workload_state(parts: &Parts) -> Value {
+    let connections: Vec<_> = parts.shards.iter().flat_map(|shard| &shard.connections).collect();
+    let pod = |(uid, pod): (&Arc<str>, &PodView)| {
+        let state = match pod.state {
+            PodState::Running => "Up",
+            PodState::Starting | PodState::Pending => "Pending",
+        };
+        let value = json!({
+            "state": state,
+            "info": {
+                "name": *pod.info.name,
+                "namespace": *pod.info.namespace,
+                "serviceAccount": *pod.info.service_account,
+            },
+            "connections": {
+                "inbound": of_pod(&connections, uid, Direction::Inbound),
+                "outbound": of_pod(&connections, uid, Direction::Outbound),
+            },
+        });
+        (uid.to_string(), value)
+    };
+    Value::Object(parts.pods.iter().map(pod).collect())
+}
+
+fn of_pod(connections: &[&ConnectionReport], uid: &Arc<str>, direction: Direction) -> Vec<Value> {
+    let mut own: Vec<_> =
+        connections.iter().filter(|report| report.pod == *uid && report.direction == direction).collect();
+    own.sort_by_key(|report| (report.source, report.destination));
+    own.into_iter().map(|report| connection(report)).collect()
+}
+
+fn connection(report: &ConnectionReport) -> Value {
+    let identity = |identity: &Option<Identity>| identity.as_ref().map(Identity::to_string);
+    json!({
+        "src": report.source,
+        "originalDst": report.original_destination,
+        "actualDst": report.destination,
+        "protocol": match report.transport {
+            Transport::Tcp => "TCP",
+            Transport::Hbone => "HBONE",
+        },
+        "srcIdentity": identity(&report.source_identity),
+        "dstIdentity": identity(&report.destination_identity),
+        "bytesReceived": report.bytes_received,
+        "bytesSent": report.bytes_sent,
+    })
+}
+
+/// Halo's own view.
+fn halo(parts: &Parts) -> Value {
+    let pending: Map<_, _> =
+        parts.pending.iter().map(|(part, why)| (part.name().into(), json!(why))).collect();
+    json!({
+        "generation": parts.snapshot.generation,
+        "pending": pending,
+        "source": {
+            "synced": parts.source.synced,
+            "loads": parts.source.loads,
+            "errors": parts.source.errors,
+            "error": parts.source.error.as_deref(),
+        },
+        "shards": parts.shards.iter().map(shard).collect::<Vec<_>>(),
+    })
+}
+
+fn shard(report: &ShardReport) -> Value {
+    let counters: Map<_, _> =
+        report.counters.iter().map(|(name, total)| ((*name).into(), json!(total))).collect();
+    let connections = report.connections.iter().map(|one| {
+        let mut value = connection(one);
+        value["pod"] = json!(*one.pod);
+        value["direction"] = match one.direction {
+            Direction::Inbound => json!("inbound"),
+            Direction::Outbound => json!("outbound"),
+        };
+        value
+    });
+    json!({
+        "shard": report.shard,
+        "core": report.core,
+        "ring": report.ring,
+        "generation": report.generation,
+        "cpuNs": report.cpu_ns,
+        "pods": report.pods,
+        "tunnels": report.tunnels,
+        "counters": counters,
+        "connections": connections.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,209 @@
+//! A node: starts every part of the control thread, and ends them in order.
+
+#[cfg(test)]
+mod tests;
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use halo_core::snapshot::{Mesh, Snapshot};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{info, warn};
+
+use crate::admin::{AdminService, Node};
+use crate::ca::{CaError, EmbeddedCa};
+use crate::certs::{self, CertificateView, CertificatesSetup};
+use crate::config::Config;
+use crate::http;
+use crate::local::Defaults;
+use crate::metrics::MetricsService;
+use crate::pods::{PodTotals, Pods};
+use crate::publish::Publisher;
+use crate::readiness::{Part, Readiness, ReadinessService};
+use crate::shards::Shards;
+use crate::source::{self, SourceStatus};
+use crate::zds_client::{Shown, ZdsClient};
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// One of the node's own servers cannot listen.
+    #[error("{server} server on {address}: {error}")]
+    Listen {
+        /// Which server.
+        server: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The operating system's words.
+        error: std::io::Error,
+    },
+    /// The embedded authority cannot start.
+    #[error("certificate authority: {0}")]
+    Ca(#[from] CaError),
+    /// A part of the control thread failed; a defect in this program. The shards were drained.
+    #[error("a part of the control thread failed: {0}")]
+    Defect(#[from] tokio::task::JoinError),
+}
+
+/// The addresses that the node's own servers listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeAddresses {
+    /// Admin server.
+    pub admin: SocketAddr,
+    /// Metrics server.
+    pub metrics: SocketAddr,
+    /// Readiness server.
+    pub readiness: SocketAddr,
+}
+
+/// Runs a node until `shutdown` or `/quitquitquit`, then drains the shards and returns. Must run on a tokio runtime with
+/// I/O and time. Signals belong to the caller.
+pub async fn run(config: Config, shards: impl Shards, shutdown: impl Future) -> Result<(), NodeError> {
+    run_with(config, shards, shutdown, |_| ()).await
+}
+
+/// Like [`run`]; tells the addresses once its servers listen, which is of use when a port is 0.
+pub async fn run_with(
+    config: Config,
+    shards: impl Shards,
+    shutdown: impl Future,
+    listening: impl FnOnce(NodeAddresses),
+) -> Result<(), NodeError> {
+    let servers = Servers::bind(&config).await?;
+    let authority = authority(&config)?;
+    let addresses = servers.addresses;
+    let mut tasks = JoinSet::new();
+    let (node, zds) = start(config, shards.clone(), authority, &mut tasks);
+    tasks.spawn(http::serve(servers.admin, AdminService(node.clone())));
+    tasks.spawn(http::serve(servers.metrics, MetricsService(node.clone())));
+    tasks.spawn(http::serve(servers.readiness, ReadinessService(node.readiness.clone())));
+    info!(admin = %addresses.admin, metrics = %addresses.metrics, readiness = %addresses.readiness, "node started");
+    listening(addresses);
+    let end = tokio::select! {
+        _ = shutdown => Ok(()),
+        () = node.quit.notified() => Ok(()),
+        // It is better to restart the process than to leave it half alive.
+        failure = failure(&mut tasks) => Err(NodeError::Defect(failure)),
+    };
+    info!("draining");
+    // The CNI agent sees the connection end, and turns to the proxy that takes over, if there is one.
+    zds.abort();
+    node.readiness.set(Part::WorkloadProxyManager, Some("shutting down".to_owned()));
+    // While the shards drain, the mesh, certificates and servers go on: open streams still need them.
+    shards.drain().await;
+    info!("drained");
+    tasks.shutdown().await;
+    end
+}
+
+/// The first failure of a part. Parts that ended in order had nothing more to do.
+async fn failure(tasks: &mut JoinSet<()>) -> tokio::task::JoinError {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(failure)) => return failure,
+            Some(Ok(())) => {}
+            None => pending().await,
+        }
+    }
+}
+
+fn authority(config: &Config) -> Result<EmbeddedCa, CaError> {
+    match &config.ca_dir {
+        Some(directory) => EmbeddedCa::in_directory(directory, &config.trust_domain, SystemTime::now()),
+        None => EmbeddedCa::in_memory(&config.trust_domain, SystemTime::now()),
+    }
+}
+
+/// The node's servers, bound.
+struct Servers {
+    admin: TcpListener,
+    metrics: TcpListener,
+    readiness: TcpListener,
+    addresses: NodeAddresses,
+}
+
+impl Servers {
+    async fn bind(config: &Config) -> Result<Self, NodeError> {
+        let (admin, admin_address) = listen("admin", config.admin).await?;
+        let (metrics, metrics_address) = listen("metrics", config.metrics).await?;
+        let (readiness, readiness_address) = listen("readiness", config.readiness).await?;
+        let addresses =
+            NodeAddresses { admin: admin_address, metrics: metrics_address, readiness: readiness_address };
+        Ok(Self { admin, metrics, readiness, addresses })
+    }
+}
+
+async fn listen(server: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
+    let failed = |error| NodeError::Listen { server, address, error };
+    let listener = http::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Starts everything but the servers; gives the handle that ends the ZDS client.
+fn start<S: Shards>(
+    config: Config,
+    shards: S,
+    authority: EmbeddedCa,
+    tasks: &mut JoinSet<()>,
+) -> (Arc<Node<S>>, AbortHandle) {
+    let mesh = Mesh {
+        node: config.node.as_str().into(),
+        network: config.network.as_str().into(),
+        cluster: config.cluster.as_str().into(),
+        preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
+    };
+    let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
+    let publisher = Publisher::start(first, shards.clone());
+    let trust_domain: Arc<str> = config.trust_domain.as_str().into();
+    let (pods_sender, pods) = watch::channel(Pods::new());
+    let (view, certificates) = watch::channel(CertificateView::new());
+    let (source_sender, source) = watch::channel(SourceStatus::default());
+    let readiness = Readiness::pending(&[Part::StateManager, Part::WorkloadProxyManager]);
+    let totals = Arc::new(PodTotals::default());
+
+    tasks.spawn(certs::run(CertificatesSetup {
+        authority,
+        ttl: config.secret_ttl,
+        trust_domain: trust_domain.clone(),
+        publisher: publisher.clone(),
+        pods: pods.clone(),
+        view,
+    }));
+    let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
+    let zds = tasks.spawn(ZdsClient::new(config.zds_path.clone(), shards.clone(), shown).run());
+    if let Some(local) = config.local.clone() {
+        let defaults = Defaults { trust_domain, cluster: config.cluster.as_str().into() };
+        tasks.spawn(source::run(local, defaults, publisher.clone(), source_sender));
+    }
+    tasks.spawn(follow_source(config.local.is_some(), source.clone(), readiness.clone()));
+    let quit = Notify::new();
+    let node = Node { config, shards, publisher, pods, totals, certificates, source, readiness, quit };
+    (Arc::new(node), zds)
+}
+
+/// Keeps the readiness of the mesh's state: ready once it was received, and from then on.
+async fn follow_source(has_source: bool, mut source: watch::Receiver<SourceStatus>, readiness: Readiness) {
+    if !has_source {
+        // Nothing will come, so nothing is waited for: the node serves pods and knows no mesh.
+        warn!("no source of workloads is configured");
+        readiness.set(Part::StateManager, None);
+        return;
+    }
+    loop {
+        let status = source.borrow_and_update().clone();
+        if status.synced {
+            readiness.set(Part::StateManager, None);
+            return;
+        }
+        let why = status.error.as_deref().unwrap_or("the local source has not been read").to_owned();
+        readiness.set(Part::StateManager, Some(why));
+        if source.changed().await.is_err() {
+            return;
+        }
+    }
+}

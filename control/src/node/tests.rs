@@ -1,0 +1,265 @@
+use std::time::Duration;
+
+use halo_core::report::{ConnectionReport, Direction, ShardReport, Transport};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::cni::server::{PodInfo, ZdsServer};
+use crate::config::{Overrides, Variables};
+use crate::testing::{DEADLINE, FakeShards};
+
+const MESH: &str = "workloads:\n- {uid: w, name: cart, namespace: shop, serviceAccount: cart, workloadIps: [10.0.0.1], \
+                    protocol: HBONE, trustDomain: td}\n";
+
+struct Running {
+    shards: FakeShards,
+    addresses: NodeAddresses,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), NodeError>>,
+    folder: TempDir,
+}
+
+impl Running {
+    async fn start(mesh: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        if let Some(mesh) = mesh {
+            std::fs::write(path("mesh.yaml"), mesh).unwrap();
+        }
+        let variables: Variables = [
+            ("NODE_NAME", "node-1".to_owned()),
+            ("INPOD_UDS", path("zds.sock")),
+            ("LOCAL_XDS_PATH", path("mesh.yaml")),
+            ("HALO_CA_DIR", path("ca")),
+            ("HALO_ADMIN_ADDR", "127.0.0.1:0".to_owned()),
+            ("HALO_READINESS_ADDR", "[::]:0".to_owned()),
+            ("HALO_METRICS_ADDR", "127.0.0.1:0".to_owned()),
+        ]
+        .into_iter()
+        .collect();
+        let config = Config::read(&variables, &Overrides::default()).unwrap();
+        let shards = FakeShards::default();
+        let (stop, stopped) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
+        let node = run_with(config, shards.clone(), stopped, |addresses| tell.send(addresses).unwrap());
+        let task = tokio::spawn(node);
+        let mut addresses = told.await.unwrap();
+        addresses.readiness.set_ip("127.0.0.1".parse().unwrap());
+        Self { shards, addresses, stop: Some(stop), task, folder }
+    }
+
+    async fn ready_text(&self) -> (u16, String) {
+        fetch(self.addresses.readiness, "GET", "/healthz/ready").await
+    }
+
+    async fn readiness_where(&self, status: u16, holds: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let (found, text) = self.ready_text().await;
+            if found == status && holds(&text) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "readiness stays {found} {text:?}");
+        }
+    }
+
+    async fn dump(&self) -> Value {
+        let (status, text) = fetch(self.addresses.admin, "GET", "/config_dump").await;
+        assert_eq!(status, 200);
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+async fn fetch(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: halo\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn pod(uid: &str) -> PodInfo {
+    PodInfo { uid: uid.into(), name: "cart".into(), namespace: "shop".into(), service_account: "cart".into() }
+}
+
+fn netns() -> std::os::fd::OwnedFd {
+    std::fs::File::open("/proc/self/ns/net").unwrap().into()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn connection(uid: &str) -> ConnectionReport {
+    ConnectionReport {
+        pod: uid.into(),
+        direction: Direction::Outbound,
+        source: "10.0.0.1:40000".parse().unwrap(),
+        original_destination: "10.96.0.1:80".into(),
+        destination: "10.0.0.2:15008".parse().unwrap(),
+        transport: Transport::Hbone,
+        source_identity: Some("spiffe://td/ns/shop/sa/cart".parse().unwrap()),
+        destination_identity: None,
+        bytes_received: 5,
+        bytes_sent: 7,
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_ready_once_mesh_and_pods_are_there_and_says_what_is_missing() {
+    let node = Running::start(None).await;
+    node.readiness_where(500, |text| {
+        text.starts_with("not ready, pending: state manager, workload proxy manager\n")
+            && text.contains("state manager: cannot be read")
+    })
+    .await;
+    std::fs::write(node.folder.path().join("mesh.yaml"), MESH).unwrap();
+    node.readiness_where(500, |text| text.starts_with("not ready, pending: workload proxy manager\n")).await;
+    let server = ZdsServer::bind(node.folder.path().join("zds.sock")).unwrap();
+    node.readiness_where(200, |text| text == "ready\n").await;
+    drop(server);
+    node.readiness_where(500, |text| text.contains("no complete snapshot")).await;
+    assert_eq!(fetch(node.addresses.readiness, "POST", "/healthz/ready").await.0, 405);
+    assert_eq!(fetch(node.addresses.readiness, "GET", "/").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_dump_has_the_keys_that_operators_tools_read() {
+    let node = Running::start(Some(MESH)).await;
+    let server = ZdsServer::bind(node.folder.path().join("zds.sock")).unwrap();
+    timeout(DEADLINE, server.connected()).await.unwrap();
+    server.add(pod("u1"), netns()).await.unwrap();
+    node.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    *node.shards.reports.lock().unwrap() = vec![ShardReport {
+        ring: "epoll",
+        cpu_ns: 9,
+        counters: vec![("reads", 3)],
+        connections: vec![connection("u1")],
+        ..ShardReport::default()
+    }];
+    let dump = node.dump().await;
+    assert_eq!(
+        keys(&dump),
+        [
+            "certificates",
+            "config",
+            "policies",
+            "services",
+            "stagedServices",
+            "staticConfig",
+            "version",
+            "workloads",
+            "workloadState",
+            "halo"
+        ]
+    );
+    let certificate = &dump["certificates"][0];
+    assert_eq!(keys(certificate), ["identity", "state", "certChain", "rootCerts"]);
+    assert_eq!(
+        (&certificate["identity"], &certificate["state"]),
+        (&"spiffe://td/ns/shop/sa/cart".into(), &"Available".into())
+    );
+    assert_eq!(keys(&certificate["certChain"][0]), ["pem", "serialNumber", "validFrom", "expirationTime"]);
+    let state = &dump["workloadState"]["u1"];
+    assert_eq!(state["state"], "Up");
+    assert_eq!(keys(&state["info"]), ["name", "namespace", "serviceAccount"]);
+    let outbound = &state["connections"]["outbound"][0];
+    assert_eq!(
+        keys(outbound),
+        [
+            "src",
+            "originalDst",
+            "actualDst",
+            "protocol",
+            "srcIdentity",
+            "dstIdentity",
+            "bytesReceived",
+            "bytesSent"
+        ]
+    );
+    assert_eq!(
+        (&outbound["protocol"], &outbound["srcIdentity"]),
+        (&"HBONE".into(), &"spiffe://td/ns/shop/sa/cart".into())
+    );
+    assert_eq!(dump["halo"]["shards"][0]["cpuNs"], 9);
+    assert_eq!(dump["halo"]["shards"][0]["counters"]["reads"], 3);
+    assert_eq!(dump["halo"]["generation"], node.shards.published().generation);
+    assert_eq!(dump["config"]["localNode"], "node-1");
+    assert!(!dump.to_string().contains("PRIVATE KEY"));
+}
+
+#[tokio::test]
+async fn metrics_sum_the_shards_and_count_the_pods() {
+    let node = Running::start(Some(MESH)).await;
+    let server = ZdsServer::bind(node.folder.path().join("zds.sock")).unwrap();
+    timeout(DEADLINE, server.connected()).await.unwrap();
+    server.add(pod("u1"), netns()).await.unwrap();
+    node.shards.snapshot_where(|snapshot| snapshot.workloads.len() == 1).await;
+    let report = |shard| ShardReport { shard, counters: vec![("reads", 3)], ..ShardReport::default() };
+    *node.shards.reports.lock().unwrap() = vec![report(0), report(1)];
+    let (status, text) = fetch(node.addresses.metrics, "GET", "/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "istio_build{component=\"ztunnel\",tag=\"unknown\"} 1",
+        "workload_manager_active_proxy_count 1",
+        "workload_manager_pending_proxy_count 0",
+        "workload_manager_proxies_started_total 1",
+        "workload_manager_proxies_stopped_total 0",
+        "halo_workloads 1",
+        "halo_shards 2",
+        "# TYPE halo_shard_reads_total counter",
+        "halo_shard_reads_total 6",
+        "halo_shard_cpu_nanoseconds_total{shard=\"1\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+    assert_eq!(fetch(node.addresses.metrics, "GET", "/").await.0, 404);
+}
+
+#[tokio::test]
+async fn shutdown_drains_the_shards_and_returns() {
+    let mut node = Running::start(Some(MESH)).await;
+    node.stop.take().unwrap().send(()).unwrap();
+    timeout(DEADLINE, &mut node.task).await.unwrap().unwrap().unwrap();
+    assert_eq!(node.shards.calls(), ["drain"]);
+}
+
+#[tokio::test]
+async fn quitquitquit_ends_the_node_and_only_by_post() {
+    let mut node = Running::start(Some(MESH)).await;
+    assert_eq!(fetch(node.addresses.admin, "GET", "/quitquitquit").await.0, 405);
+    assert_eq!(fetch(node.addresses.admin, "GET", "/nothing").await.0, 404);
+    assert!(fetch(node.addresses.admin, "GET", "/").await.1.contains("config_dump"));
+    assert_eq!(fetch(node.addresses.admin, "POST", "/quitquitquit").await.0, 200);
+    timeout(DEADLINE, &mut node.task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_never_sends_its_request_is_cut_off() {
+    let node = Running::start(Some(MESH)).await;
+    let mut stream = TcpStream::connect(node.addresses.admin).await.unwrap();
+    stream.write_all(b"GET / HT").await.unwrap();
+    let mut answer = Vec::new();
+    let begun = Instant::now();
+    // The end may be a reset: what was sent was never read to its end.
+    drop(timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error_that_names_the_server() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let variables: Variables = [("HALO_ADMIN_ADDR", address.to_string())].into_iter().collect();
+    let config = Config::read(&variables, &Overrides::default()).unwrap();
+    let error = run(config, FakeShards::default(), pending::<()>()).await.unwrap_err();
+    assert!(error.to_string().starts_with(&format!("admin server on {address}: ")), "{error}");
+}

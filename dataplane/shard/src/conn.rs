@@ -1,0 +1,141 @@
+//! One relayed connection as the shard tracks it: for the live view, for policy changes, for removal and drain.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+
+use halo_core::id::Identity;
+use halo_core::outcome::Reason;
+use halo_core::relay::{Relay, Way};
+use halo_core::report::{ConnectionReport, Direction, Transport};
+
+use crate::pod::Pod;
+use crate::ring;
+use crate::socket::Closer;
+use crate::timer::{Deadline, Timers};
+use crate::tunnel::{Stream, Tunnel};
+
+/// Who and what a connection is, fixed once it is admitted.
+pub(crate) struct Parties {
+    pub(crate) direction: Direction,
+    pub(crate) transport: Transport,
+    /// The client's address.
+    pub(crate) source: SocketAddr,
+    /// What the client asked for.
+    pub(crate) original: String,
+    /// What the proxy connected to.
+    pub(crate) destination: SocketAddr,
+    pub(crate) source_identity: Option<Identity>,
+    pub(crate) destination_identity: Option<Identity>,
+}
+
+/// A tracked connection.
+pub(crate) struct Conn {
+    pub(crate) pod: Rc<Pod>,
+    pub(crate) parties: Parties,
+    /// Bytes from the client side.
+    pub(crate) received: Cell<u64>,
+    /// Bytes back to the client side.
+    pub(crate) sent: Cell<u64>,
+    relay: RefCell<Relay>,
+    half_close: RefCell<Option<Deadline>>,
+    sockets: RefCell<Vec<Closer>>,
+    stream: RefCell<Option<(Weak<Tunnel>, Weak<Stream>)>>,
+}
+
+impl Conn {
+    pub(crate) fn new(pod: Rc<Pod>, parties: Parties, half_close_ms_max: u64) -> Self {
+        Self {
+            pod,
+            parties,
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            relay: RefCell::new(Relay::new(half_close_ms_max)),
+            half_close: RefCell::default(),
+            sockets: RefCell::default(),
+            stream: RefCell::default(),
+        }
+    }
+
+    /// Adds a socket that ends with the connection.
+    pub(crate) fn hold_socket(&self, closer: Closer) {
+        self.sockets.borrow_mut().push(closer);
+    }
+
+    /// Names the stream that ends with the connection.
+    pub(crate) fn hold_stream(&self, tunnel: &Rc<Tunnel>, stream: &Rc<Stream>) {
+        self.stream.replace(Some((Rc::downgrade(tunnel), Rc::downgrade(stream))));
+    }
+
+    /// Cuts the connection: its sockets are reset, its stream is reset. The first reason stands.
+    pub(crate) fn cut(&self, reason: Reason) {
+        self.relay.borrow_mut().failed(reason);
+        for socket in self.sockets.borrow().iter() {
+            socket.abort();
+        }
+        let stream = self.stream.borrow().clone();
+        if let Some((tunnel, stream)) = stream
+            && let (Some(tunnel), Some(stream)) = (tunnel.upgrade(), stream.upgrade())
+        {
+            tunnel.reset(&stream);
+        }
+    }
+
+    /// Why it is over, once it is.
+    pub(crate) fn outcome(&self) -> Option<Reason> {
+        self.relay.borrow().outcome()
+    }
+
+    /// Bytes moved in one direction.
+    pub(crate) fn moved(&self, way: Way, bytes: u64) {
+        let total = match way {
+            Way::Upstream => &self.received,
+            Way::Downstream => &self.sent,
+        };
+        total.set(total.get() + bytes);
+        let mut relay = self.relay.borrow_mut();
+        if relay.poll_timeout().is_some() {
+            relay.progress(ring::now_ms());
+        }
+    }
+
+    /// One direction ended in order; the other one must now make progress within the half-close limit.
+    pub(crate) fn direction_ended(self: &Rc<Self>, way: Way, timers: &Rc<Timers>) {
+        self.relay.borrow_mut().ended(way, ring::now_ms());
+        self.watch(timers);
+    }
+
+    fn watch(self: &Rc<Self>, timers: &Rc<Timers>) {
+        let Some(due_ms) = self.relay.borrow().poll_timeout() else {
+            return;
+        };
+        let (conn, again) = (Rc::downgrade(self), timers.clone());
+        let deadline = timers.after(due_ms.saturating_sub(ring::now_ms()), move || {
+            let Some(conn) = conn.upgrade() else {
+                return;
+            };
+            conn.relay.borrow_mut().handle_timeout(ring::now_ms());
+            match conn.outcome() {
+                Some(reason) => conn.cut(reason),
+                None => conn.watch(&again),
+            }
+        });
+        self.half_close.replace(Some(deadline));
+    }
+
+    /// The live view of it.
+    pub(crate) fn report(&self) -> ConnectionReport {
+        ConnectionReport {
+            pod: self.pod.uid.clone(),
+            direction: self.parties.direction,
+            source: self.parties.source,
+            original_destination: self.parties.original.clone(),
+            destination: self.parties.destination,
+            transport: self.parties.transport,
+            source_identity: self.parties.source_identity.clone(),
+            destination_identity: self.parties.destination_identity.clone(),
+            bytes_received: self.received.get(),
+            bytes_sent: self.sent.get(),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Tunnels to a pod (15008): who may come in, and to which of the pod's ports.
+//!
+//! TLS → CONNECT → `resolve::inbound_target` → `rbac` → the application, from the client's own source address. The
+//! answer 200 is sent only once the application has accepted.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use halo_core::baggage::Baggage;
+use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead};
+use halo_core::id::Identity;
+use halo_core::outcome::Reason;
+use halo_core::rbac;
+use halo_core::relay::Way;
+use halo_core::report::{Direction, Transport};
+use halo_core::resolve;
+
+use crate::conn::Parties;
+use crate::plaintext;
+use crate::pod::Pod;
+use crate::relay::{self, StreamOf};
+use crate::ring;
+use crate::shard::{Shard, Tracked};
+use crate::socket::Socket;
+use crate::tls::Handshake;
+use crate::tunnel::{Side, Start, Stream, Tunnel, dial};
+
+/// The client's end of an accepted tunnel: what every request on it has in common.
+pub(crate) struct Peer {
+    /// The tunnel's number on this shard.
+    pub(crate) id: u64,
+    pub(crate) pod: Rc<Pod>,
+    /// The client's address.
+    pub(crate) client: SocketAddr,
+    /// The pod's address that the client dialled.
+    pub(crate) local: SocketAddr,
+    /// Who the client proved to be.
+    pub(crate) identity: Identity,
+    /// Who we proved to be.
+    pub(crate) own_identity: Identity,
+}
+
+/// Takes a connection through its handshake and starts the tunnel.
+pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
+    if let Err(reason) = start(&shard, pod, socket, client).await {
+        shard.counters.closed(reason);
+    }
+}
+
+async fn start(shard: &Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) -> Result<(), Reason> {
+    let local = socket.local_address().map_err(|_| Reason::LocalSocket)?;
+    let config = shard.wait_for(|snapshot| {
+        let workload = shard.workload_of(snapshot, &pod)?;
+        shard.tls_of(snapshot, &workload.identity())
+    });
+    let config = config.await.ok_or(Reason::NoCertificate)?;
+    let handshake = Handshake::server(&config).map_err(|error| error.reason())?;
+    let secured = dial::secure(shard, socket, handshake).await?;
+    if pod.is_stopped() && !shard.is_draining() {
+        return Err(Reason::WorkloadGone);
+    }
+    let identity = secured.identity.clone();
+    let own_identity = config.identity().clone();
+    let peer = Peer { id: shard.unique(), pod: pod.clone(), client, local, identity, own_identity };
+    let peer = Rc::new(peer);
+    let session = HboneSession::server(dial::session_config(&shard.limits), ring::now_ms());
+    shard.counters.tunnels_accepted.increment();
+    let side = Side::Inbound(peer.clone());
+    let tunnel = Tunnel::start(shard, secured, Start { pod, side, session });
+    shard.accepted.borrow_mut().insert(peer.id, tunnel.clone());
+    if shard.is_draining() {
+        tunnel.drain();
+    }
+    Ok(())
+}
+
+/// Starts a task for a request. The tunnel is borrowed by the caller, so nothing happens here yet.
+pub(crate) fn admit(
+    shard: &Rc<Shard>,
+    peer: &Rc<Peer>,
+    tunnel: &Rc<Tunnel>,
+    stream: Rc<Stream>,
+    head: RequestHead,
+) {
+    shard.counters.streams_opened.increment();
+    let stream = StreamOf { tunnel: tunnel.clone(), stream };
+    shard.spawn(request(shard.clone(), peer.clone(), stream, head));
+}
+
+async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: RequestHead) {
+    let opened = open(&shard, &peer, &stream, &head).await;
+    let reason = match opened {
+        Ok((tracked, app)) => relay::hbone(&shard, &tracked.conn, app, Way::Downstream, stream).await,
+        Err(reason) => {
+            stream.tunnel.refuse(&stream.stream, reason.outcome().status);
+            reason
+        }
+    };
+    shard.counters.closed(reason);
+}
+
+/// Decides on a request and connects to the application.
+async fn open(
+    shard: &Rc<Shard>,
+    peer: &Rc<Peer>,
+    stream: &StreamOf,
+    head: &RequestHead,
+) -> Result<(Tracked, Socket), Reason> {
+    let (destination, response) = decide(shard, peer, head)?;
+    let parties = Parties {
+        direction: Direction::Inbound,
+        transport: Transport::Hbone,
+        source: peer.client,
+        original: head.authority.clone().unwrap_or_default(),
+        destination,
+        source_identity: Some(peer.identity.clone()),
+        destination_identity: Some(peer.own_identity.clone()),
+    };
+    // Tracked before it connects, so that a policy change during the connect cuts it too.
+    let tracked = shard.track(&peer.pod, parties);
+    tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
+    let app = plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), destination).await?;
+    tracked.conn.hold_socket(app.closer());
+    if let Some(reason) = tracked.conn.outcome().or(stream.stream.failed()) {
+        app.closer().abort();
+        return Err(reason);
+    }
+    stream.tunnel.respond(&stream.stream, &response, false);
+    Ok((tracked, app))
+}
+
+/// Where the request goes, if it may, by one generation.
+fn decide(
+    shard: &Rc<Shard>,
+    peer: &Peer,
+    head: &RequestHead,
+) -> Result<(SocketAddr, ConnectResponse), Reason> {
+    if !head.method_is_connect {
+        return Err(Reason::NotConnect);
+    }
+    let authority = head.authority.as_deref().ok_or(Reason::BadAuthority)?;
+    let snapshot = shard.snapshot();
+    let workload = shard.workload_of(&snapshot, &peer.pod).ok_or(Reason::SourceUnknown)?;
+    let destination = resolve::inbound_target(&snapshot, workload, peer.local.ip(), authority)?;
+    let connection =
+        rbac::Connection { source: peer.client, identity: Some(&peer.identity), destination, workload };
+    if let Some(reason) = shard.verdict(&snapshot, &connection) {
+        return Err(reason);
+    }
+    let headers = vec![("baggage".to_owned(), Baggage::of(workload).to_string())];
+    Ok((destination, ConnectResponse { status: 200, headers }))
+}

@@ -1,0 +1,208 @@
+//! Connections that a pod opens (15001): where they go, and how.
+//!
+//! original destination → own workload → `resolve` → plain TCP, or a stream on a tunnel. Nothing of the application's
+//! bytes is read before the far side has answered 200, so until then another tunnel may be tried.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use halo_core::baggage::Baggage;
+use halo_core::hbone::{ConnectRequest, OpenError};
+use halo_core::id::Identity;
+use halo_core::outcome::Reason;
+use halo_core::pool::PoolKey;
+use halo_core::relay::Way;
+use halo_core::report::{Direction, Transport};
+use halo_core::resolve::{self, Captured, HboneRoute, Route, TcpRoute};
+use halo_core::workload::Workload;
+
+use crate::conn::Parties;
+use crate::plaintext;
+use crate::pod::Pod;
+use crate::pool::{self, Place};
+use crate::relay::{self, StreamOf};
+use crate::ring;
+use crate::shard::Shard;
+use crate::socket::{Dial, Socket};
+use crate::stats::Phase;
+use crate::tunnel::Stream;
+
+/// Tunnels tried for one connection: a tunnel may be lost, or begin to drain, between being chosen and being used.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Takes a captured connection to its destination and relays it.
+pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
+    let route = match route(&shard, &pod, &socket, client).await {
+        Ok(route) => route,
+        Err(reason) => return relay::refuse(&shard, &socket, reason),
+    };
+    let ask = Ask { shard: &shard, pod: &pod, client, source: route.source, destination: route.destination };
+    match route.route {
+        Route::Tcp(to) => tcp(&ask, socket, to).await,
+        Route::Hbone(to) => hbone(&ask, socket, to).await,
+        Route::Deny(reason) => relay::refuse(&shard, &socket, reason),
+    }
+}
+
+/// What is known of a captured connection.
+struct Ask<'a> {
+    shard: &'a Rc<Shard>,
+    pod: &'a Rc<Pod>,
+    client: SocketAddr,
+    source: Arc<Workload>,
+    destination: SocketAddr,
+}
+
+struct Routed {
+    source: Arc<Workload>,
+    destination: SocketAddr,
+    route: Route,
+}
+
+/// Decides by one generation. A pod that the control plane has not delivered yet is waited for.
+async fn route(
+    shard: &Rc<Shard>,
+    pod: &Rc<Pod>,
+    socket: &Socket,
+    client: SocketAddr,
+) -> Result<Routed, Reason> {
+    let destination = socket.original_destination().map_err(|_| Reason::LocalSocket)?;
+    let known = shard.wait_for(|snapshot| {
+        let source = shard.workload_of(snapshot, pod)?;
+        Some((snapshot.clone(), source.clone()))
+    });
+    let (snapshot, source) = known.await.ok_or(Reason::SourceUnknown)?;
+    let captured = Captured { source: &source, client, destination };
+    let route = resolve::resolve(&snapshot, &captured, shard.random());
+    Ok(Routed { source, destination, route })
+}
+
+/// Relays to a destination outside the mesh.
+async fn tcp(ask: &Ask<'_>, socket: Socket, to: TcpRoute) {
+    let dial = Dial {
+        place: &ask.shard.place,
+        netns: &ask.pod.netns,
+        options: &ask.shard.sockets,
+        source: None,
+        local: false,
+        ms_max: ask.shard.limits.connect_ms_max,
+    };
+    let upstream = match dial.connect(to.destination).await {
+        Ok(upstream) => upstream,
+        Err(error) => return relay::refuse(ask.shard, &socket, plaintext::connect_reason(&error)),
+    };
+    let parties = Parties {
+        direction: Direction::Outbound,
+        transport: Transport::Tcp,
+        source: ask.client,
+        original: ask.destination.to_string(),
+        destination: to.destination,
+        source_identity: None,
+        destination_identity: None,
+    };
+    plaintext::relay(ask.shard, ask.pod, parties, (socket, upstream)).await;
+}
+
+/// Relays through a tunnel.
+async fn hbone(ask: &Ask<'_>, socket: Socket, to: HboneRoute) {
+    let shard = ask.shard;
+    let (place, stream) = match open(ask, &to).await {
+        Ok(opened) => opened,
+        Err(reason) => return relay::refuse(shard, &socket, reason),
+    };
+    let parties = Parties {
+        direction: Direction::Outbound,
+        transport: Transport::Hbone,
+        source: ask.client,
+        original: ask.destination.to_string(),
+        destination: to.peer,
+        source_identity: Some(ask.source.identity()),
+        destination_identity: Some(place.tunnel.identity.clone()),
+    };
+    let tracked = shard.track(ask.pod, parties);
+    tracked.conn.hold_socket(socket.closer());
+    tracked.conn.hold_stream(&place.tunnel, &stream);
+    let stream = StreamOf { tunnel: place.tunnel.clone(), stream };
+    let reason = relay::hbone(shard, &tracked.conn, socket, Way::Upstream, stream).await;
+    shard.counters.closed(reason);
+}
+
+/// Opens a stream and waits for the far side's 200.
+async fn open(ask: &Ask<'_>, to: &HboneRoute) -> Result<(Place, Rc<Stream>), Reason> {
+    let source = ask.source.identity();
+    wait_for_certificate(ask.shard, &source).await?;
+    let key = PoolKey {
+        pod: ask.pod.uid.clone(),
+        source,
+        client: ask.client.ip(),
+        peer: to.peer,
+        identities: to.identities.clone(),
+        workload: to.workload.uid.clone(),
+    };
+    let request = request(ask, to);
+    let mut attempt = 1;
+    loop {
+        match try_open(ask, &key, &request).await {
+            Err(Reason::TunnelLost) if attempt < ATTEMPTS_MAX => attempt += 1,
+            other => return other,
+        }
+    }
+}
+
+async fn wait_for_certificate(shard: &Rc<Shard>, identity: &Identity) -> Result<(), Reason> {
+    let ready = shard.wait_for(|snapshot| shard.tls_of(snapshot, identity).map(drop));
+    ready.await.ok_or(Reason::NoCertificate)
+}
+
+async fn try_open(
+    ask: &Ask<'_>,
+    key: &PoolKey,
+    request: &ConnectRequest,
+) -> Result<(Place, Rc<Stream>), Reason> {
+    let shard = ask.shard;
+    // A dial has deadlines of its own; this one is for a peer that lets us in and then allows no streams.
+    let patience_ms = shard.limits.connect_ms_max + shard.limits.handshake_ms_max;
+    let place = ring::within_ms(patience_ms, pool::acquire(shard, key)).await;
+    let place = place.unwrap_or(Err(Reason::AnswerTimeout))?;
+    shard.counters.streams_opened.increment();
+    let stream = place.tunnel.open(request).map_err(|error| match error {
+        OpenError::TooLarge => Reason::H2Failed,
+        OpenError::StreamLimit | OpenError::GoingAway | OpenError::Exhausted => Reason::TunnelLost,
+    })?;
+    let (late, tunnel) = (stream.clone(), place.tunnel.clone());
+    let deadline = shard.timers.after(shard.limits.connect_answer_ms_max, move || {
+        late.fail(Reason::AnswerTimeout);
+        tunnel.reset(&late);
+    });
+    let begin = Instant::now();
+    let answer = stream.answer().await;
+    shard.latencies.record(Phase::Answer, begin);
+    drop(deadline);
+    let refused = match answer {
+        Ok(answer) if answer.status == 200 => return Ok((place, stream)),
+        Ok(answer) if answer.status == 401 => Reason::PolicyAtPeer,
+        Ok(_) => Reason::PeerStatus,
+        Err(reason) => reason,
+    };
+    place.tunnel.finish(&stream);
+    Err(refused)
+}
+
+/// The CONNECT request: where to, who asks, and for whom.
+fn request(ask: &Ask<'_>, to: &HboneRoute) -> ConnectRequest {
+    let mut forwarded = format!("for=\"{}\"", ask.client);
+    if let Some(service) = &to.service {
+        forwarded.push_str(";host=");
+        forwarded.push_str(&service.key.hostname);
+    }
+    let shard = ask.shard;
+    let trace = format!("00-{:016x}{:016x}-{:016x}-00", shard.random(), shard.random(), shard.random());
+    let headers = vec![
+        ("baggage".to_owned(), Baggage::of(&ask.source).to_string()),
+        ("forwarded".to_owned(), forwarded),
+        ("traceparent".to_owned(), trace),
+    ];
+    ConnectRequest { authority: to.authority.to_string(), headers }
+}

@@ -1,0 +1,105 @@
+//! Plain connections to a pod (15006), and what every plain leg shares.
+//!
+//! The client has no identity: policies are evaluated with none, so STRICT refuses here and PERMISSIVE passes.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Instant;
+
+use halo_core::net::is_own_port;
+use halo_core::outcome::Reason;
+use halo_core::rbac;
+use halo_core::report::{Direction, Transport};
+
+use crate::conn::Parties;
+use crate::pod::Pod;
+use crate::relay;
+use crate::shard::Shard;
+use crate::socket::{self, Dial, Socket};
+use crate::stats::Phase;
+
+/// Takes a captured plain connection to the application, if policy lets it.
+pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
+    let opened = open(&shard, &pod, &socket, client).await;
+    let (destination, app) = match opened {
+        Ok(opened) => opened,
+        Err(reason) => return relay::refuse(&shard, &socket, reason),
+    };
+    let parties = Parties {
+        direction: Direction::Inbound,
+        transport: Transport::Tcp,
+        source: client,
+        original: destination.to_string(),
+        destination,
+        source_identity: None,
+        destination_identity: None,
+    };
+    relay(&shard, &pod, parties, (socket, app)).await;
+}
+
+async fn open(
+    shard: &Rc<Shard>,
+    pod: &Rc<Pod>,
+    socket: &Socket,
+    client: SocketAddr,
+) -> Result<(SocketAddr, Socket), Reason> {
+    let destination = socket.original_destination().map_err(|_| Reason::LocalSocket)?;
+    if is_own_port(destination.port()) {
+        return Err(Reason::OwnPort);
+    }
+    let known =
+        shard.wait_for(|snapshot| Some((snapshot.clone(), shard.workload_of(snapshot, pod)?.clone())));
+    known.await.ok_or(Reason::SourceUnknown)?;
+    let app = connect_to_app(shard, pod, client.ip(), destination).await?;
+    // Checked last, by the newest generation: from here to the connection's tracking there is no pause.
+    let snapshot = shard.snapshot();
+    let workload = shard.workload_of(&snapshot, pod).ok_or(Reason::SourceUnknown)?;
+    let connection = rbac::Connection { source: client, identity: None, destination, workload };
+    match shard.verdict(&snapshot, &connection) {
+        Some(reason) => {
+            app.closer().abort();
+            Err(reason)
+        }
+        None => Ok((destination, app)),
+    }
+}
+
+/// Connects to an application in the pod from its client's own address.
+pub(crate) async fn connect_to_app(
+    shard: &Rc<Shard>,
+    pod: &Pod,
+    client: IpAddr,
+    destination: SocketAddr,
+) -> Result<Socket, Reason> {
+    let dial = Dial {
+        place: &shard.place,
+        netns: &pod.netns,
+        options: &shard.sockets,
+        source: Some(client).filter(|client| *client != destination.ip()),
+        local: true,
+        ms_max: shard.limits.connect_ms_max,
+    };
+    let begin = Instant::now();
+    let connected = dial.connect(destination).await;
+    shard.latencies.record(Phase::Connect, begin);
+    connected.map_err(|error| connect_reason(&error))
+}
+
+/// Why a TCP connect failed.
+pub(crate) fn connect_reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+        _ if socket::is_local(error) => Reason::LocalSocket,
+        _ => Reason::ConnectFailed,
+    }
+}
+
+/// Tracks and relays a connection between two plain legs, client's first.
+pub(crate) async fn relay(shard: &Rc<Shard>, pod: &Rc<Pod>, parties: Parties, legs: (Socket, Socket)) {
+    let tracked = shard.track(pod, parties);
+    tracked.conn.hold_socket(legs.0.closer());
+    tracked.conn.hold_socket(legs.1.closer());
+    let reason = relay::plain(shard, &tracked.conn, legs.0, legs.1).await;
+    shard.counters.closed(reason);
+}

@@ -1,0 +1,279 @@
+//! Moves the bytes of one admitted connection, both ways, until both directions have ended.
+//!
+//! One task a direction, each with its own buffer. A direction that ends is carried over as FIN or END_STREAM; a
+//! direction that breaks cuts the whole connection with RST and RST_STREAM, so that nothing is silently shortened.
+
+use std::rc::Rc;
+
+use halo_core::limits::{APP_READ_MAX, APP_READ_MIN};
+use halo_core::outcome::Reason;
+use halo_core::relay::Way;
+
+use crate::conn::Conn;
+use crate::shard::Shard;
+use crate::socket::{Closer, Reader, Socket, Writer};
+use crate::tunnel::{Arrival, SMALL_PAYLOAD, Stream, Tunnel};
+use crate::wake::Signal;
+
+/// Largest buffer of a plain direction.
+const PLAIN_READ_MAX: usize = 128 * 1024;
+/// Inbox capacity that a quiet stream keeps.
+const INBOX_KEPT: usize = 4 * 1024;
+
+/// One stream of a tunnel and the tunnel it is on.
+#[derive(Clone)]
+pub(crate) struct StreamOf {
+    pub(crate) tunnel: Rc<Tunnel>,
+    pub(crate) stream: Rc<Stream>,
+}
+
+/// Relays between an application and a stream. `app_sends` says which way the application's own bytes go.
+pub(crate) async fn hbone(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    app: Socket,
+    app_sends: Way,
+    stream: StreamOf,
+) -> Reason {
+    let closer = app.closer();
+    let Socket { reader, writer, .. } = app;
+    let done = Rc::new(Signal::default());
+    let up = Direction::new(shard, conn, app_sends);
+    let down = Direction::new(shard, conn, opposite(app_sends));
+    let task = {
+        let (stream, done) = (stream.clone(), done.clone());
+        async move {
+            let result = upload(&up, reader, &stream).await;
+            up.ended(result);
+            done.notify();
+        }
+    };
+    shard.spawn(task);
+    let result = download(&down, writer, &closer, &stream).await;
+    down.ended(result);
+    done.wait().await;
+    stream.tunnel.finish(&stream.stream);
+    conn.outcome().unwrap_or(Reason::Complete)
+}
+
+/// Relays between two sockets.
+pub(crate) async fn plain(shard: &Rc<Shard>, conn: &Rc<Conn>, client: Socket, server: Socket) -> Reason {
+    let (to_client, to_server) = (client.closer(), server.closer());
+    let Socket { reader: client_reader, writer: client_writer, .. } = client;
+    let Socket { reader: server_reader, writer: server_writer, .. } = server;
+    let done = Rc::new(Signal::default());
+    let up = Direction::new(shard, conn, Way::Upstream);
+    let down = Direction::new(shard, conn, Way::Downstream);
+    let task = {
+        let done = done.clone();
+        async move {
+            let result = copy(&up, client_reader, server_writer, &to_server).await;
+            up.ended(result);
+            done.notify();
+        }
+    };
+    shard.spawn(task);
+    let result = copy(&down, server_reader, client_writer, &to_client).await;
+    down.ended(result);
+    done.wait().await;
+    conn.outcome().unwrap_or(Reason::Complete)
+}
+
+/// What a direction needs to account for itself.
+struct Direction {
+    shard: Rc<Shard>,
+    conn: Rc<Conn>,
+    way: Way,
+}
+
+impl Direction {
+    fn new(shard: &Rc<Shard>, conn: &Rc<Conn>, way: Way) -> Self {
+        Self { shard: shard.clone(), conn: conn.clone(), way }
+    }
+
+    fn moved(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        match self.way {
+            Way::Upstream => self.shard.counters.bytes_received.add(bytes),
+            Way::Downstream => self.shard.counters.bytes_sent.add(bytes),
+        }
+        self.conn.moved(self.way, bytes);
+    }
+
+    /// The direction is over: in order, so that the other one now has a deadline; or broken, so that both are cut.
+    fn ended(&self, result: Result<(), Reason>) {
+        match result {
+            Ok(()) => self.conn.direction_ended(self.way, &self.shard.timers),
+            Err(reason) => self.conn.cut(reason),
+        }
+    }
+}
+
+/// Application to stream.
+///
+/// Bytes are read only while the stream may send, so what waits for a stalled peer waits in the kernel. A payload that
+/// is small is followed by the next read only once it has left, and leaves only while the session lets small frames
+/// pass: what the application writes meanwhile becomes one frame, so a peer that counts small frames against a budget
+/// is not driven to end the tunnel.
+async fn upload(direction: &Direction, mut reader: Reader, stream: &StreamOf) -> Result<(), Reason> {
+    let mut size = APP_READ_MIN;
+    let mut buffer = direction.shard.buffers.take(size);
+    loop {
+        room(direction, stream, usize::MAX).await?;
+        let (result, filled) = reader.read(buffer).await;
+        buffer = filled;
+        direction.shard.counters.reads.increment();
+        let length = match result {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(_) => return Err(Reason::Reset),
+        };
+        direction.moved(length);
+        let mut rest = &buffer[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(room(direction, stream, rest.len()).await?);
+            stream.tunnel.send(&stream.stream, now, false);
+            rest = later;
+        }
+        while length < SMALL_PAYLOAD && stream.tunnel.wake_when_sent(&stream.stream) {
+            alive(stream)?;
+            stream.stream.writable.wait().await;
+        }
+        size = next_size(size, length, APP_READ_MAX);
+        buffer = reuse(&direction.shard, buffer, size);
+    }
+    direction.shard.buffers.give(buffer);
+    alive(stream)?;
+    stream.tunnel.send(&stream.stream, &[], true);
+    Ok(())
+}
+
+fn opposite(way: Way) -> Way {
+    match way {
+        Way::Upstream => Way::Downstream,
+        Way::Downstream => Way::Upstream,
+    }
+}
+
+/// Waits until the stream may send, and says how much.
+async fn room(direction: &Direction, stream: &StreamOf, wanted: usize) -> Result<usize, Reason> {
+    loop {
+        alive(stream)?;
+        match stream.tunnel.room(&stream.stream, wanted) {
+            0 => {
+                direction.shard.counters.reads_paused.increment();
+                stream.stream.writable.wait().await;
+            }
+            room => return Ok(room),
+        }
+    }
+}
+
+fn alive(stream: &StreamOf) -> Result<(), Reason> {
+    stream.stream.failed().map_or(Ok(()), Err)
+}
+
+/// Stream to application.
+async fn download(
+    direction: &Direction,
+    mut writer: Writer,
+    app: &Closer,
+    stream: &StreamOf,
+) -> Result<(), Reason> {
+    let mut spare = Vec::new();
+    loop {
+        match stream.stream.arrival(spare).await? {
+            Arrival::End => {
+                app.end();
+                return Ok(());
+            }
+            Arrival::Bytes(bytes) => {
+                let length = bytes.len();
+                let (result, mut written) = writer.write_all(bytes).await;
+                direction.shard.counters.writes.increment();
+                result.map_err(|_| Reason::Reset)?;
+                direction.moved(length);
+                stream.tunnel.consumed(&stream.stream, length);
+                written.clear();
+                spare = written;
+                if spare.capacity() > INBOX_KEPT && spare.capacity() / 4 > length {
+                    spare = Vec::new();
+                }
+            }
+        }
+    }
+}
+
+/// Socket to socket.
+async fn copy(
+    direction: &Direction,
+    mut reader: Reader,
+    mut writer: Writer,
+    to: &Closer,
+) -> Result<(), Reason> {
+    let mut size = APP_READ_MIN;
+    let mut buffer = direction.shard.buffers.take(size);
+    loop {
+        let (result, filled) = reader.read(buffer).await;
+        direction.shard.counters.reads.increment();
+        let length = match result {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(_) => return Err(Reason::Reset),
+        };
+        let (result, written) = writer.write_all(filled).await;
+        direction.shard.counters.writes.increment();
+        result.map_err(|_| Reason::Reset)?;
+        direction.moved(length);
+        size = next_size(size, length, PLAIN_READ_MAX);
+        buffer = reuse(&direction.shard, written, size);
+    }
+    to.end();
+    Ok(())
+}
+
+/// The next read's size: four times larger after a full read, a quarter after one that used less than an eighth.
+fn next_size(size: usize, length: usize, max: usize) -> usize {
+    if length >= size {
+        size.saturating_mul(4).min(max)
+    } else if length < size / 8 {
+        (size / 4).max(APP_READ_MIN)
+    } else {
+        size
+    }
+}
+
+/// An empty buffer of `size`: the one at hand where it fits.
+fn reuse(shard: &Shard, mut buffer: Vec<u8>, size: usize) -> Vec<u8> {
+    buffer.clear();
+    if buffer.capacity() >= size && buffer.capacity() / 4 <= size {
+        return buffer;
+    }
+    shard.buffers.give(buffer);
+    shard.buffers.take(size)
+}
+
+/// Refuses a connection that was accepted but not relayed: RST, so that the client does not take it for an end.
+pub(crate) fn refuse(shard: &Shard, socket: &Socket, reason: Reason) {
+    shard.counters.closed(reason);
+    socket.closer().abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_grows_while_it_is_filled_and_shrinks_when_the_flow_is_quiet() {
+        let mut size = APP_READ_MIN;
+        for _ in 0..8 {
+            size = next_size(size, size, APP_READ_MAX);
+        }
+        assert_eq!(size, APP_READ_MAX);
+        assert_eq!(next_size(size, size / 2, APP_READ_MAX), size);
+        for _ in 0..8 {
+            size = next_size(size, 1, APP_READ_MAX);
+        }
+        assert_eq!(size, APP_READ_MIN);
+    }
+}

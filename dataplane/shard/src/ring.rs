@@ -1,0 +1,219 @@
+//! The loop that a shard runs on: which kernel interface it gets, how tasks start, how time passes.
+//!
+//! With `socket.rs` this is the only place that names the runtime. The ring is tried as a ladder, because older kernels
+//! refuse newer flags with EINVAL: `SINGLE_ISSUER | COOP_TASKRUN` (6.0), `COOP_TASKRUN` (5.19), plain (5.10), and
+//! epoll where io_uring is refused altogether. `DEFER_TASKRUN` is never used: this runtime starves all I/O under it
+//! while its run queue is not empty.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use monoio::time::TimeDriver;
+use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
+
+/// Entries of the submission ring. The runtime cannot recover from a full ring, so it is large.
+const RING_ENTRIES: u32 = 4096;
+
+/// Which kernel interface to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RingKind {
+    /// io_uring where the kernel and its policy allow it, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+thread_local! {
+    static URING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread's loop is io_uring, which wants blocking sockets; epoll wants non-blocking ones.
+pub(crate) fn is_uring() -> bool {
+    URING.get()
+}
+
+/// A loop that is ready to run.
+pub(crate) enum Ring {
+    Uring(Runtime<TimeDriver<IoUringDriver>>, &'static str),
+    Epoll(Runtime<TimeDriver<LegacyDriver>>),
+}
+
+impl Ring {
+    /// Builds the loop for the calling thread.
+    ///
+    /// # Errors
+    /// What the kernel said to the plainest variant that `kind` allows.
+    pub(crate) fn build(kind: RingKind) -> io::Result<Self> {
+        match kind {
+            RingKind::Epoll => epoll(),
+            RingKind::IoUring => uring(),
+            RingKind::Auto => uring().or_else(|_| epoll()),
+        }
+    }
+
+    /// What the loop runs on, for people.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Uring(_, name) => name,
+            Self::Epoll(_) => "epoll",
+        }
+    }
+
+    /// Runs `main` and every task that it spawns until `main` is done.
+    pub(crate) fn run<F: Future>(self, main: F) -> F::Output {
+        match self {
+            Self::Uring(mut runtime, _) => {
+                URING.set(true);
+                runtime.block_on(main)
+            }
+            Self::Epoll(mut runtime) => {
+                URING.set(false);
+                runtime.block_on(main)
+            }
+        }
+    }
+}
+
+fn epoll() -> io::Result<Ring> {
+    let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    Ok(Ring::Epoll(runtime))
+}
+
+fn uring() -> io::Result<Ring> {
+    let mut single = io_uring::IoUring::builder();
+    single.setup_single_issuer().setup_coop_taskrun();
+    let mut cooperative = io_uring::IoUring::builder();
+    cooperative.setup_coop_taskrun();
+    let plain = io_uring::IoUring::builder();
+    let ladder = [
+        (single, "io_uring single_issuer+coop_taskrun"),
+        (cooperative, "io_uring coop_taskrun"),
+        (plain, "io_uring"),
+    ];
+    let mut refused = io::Error::from(io::ErrorKind::Unsupported);
+    for (builder, name) in ladder {
+        let runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .with_entries(RING_ENTRIES)
+            .uring_builder(builder)
+            .enable_timer()
+            .build();
+        match runtime {
+            Ok(runtime) => return Ok(Ring::Uring(runtime, name)),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// Whether this kernel and its policy let a process use io_uring; the error says what they answered.
+///
+/// # Errors
+/// What the kernel said to a plain ring.
+pub fn probe_io_uring() -> io::Result<&'static str> {
+    std::thread::spawn(|| uring().map(|ring| ring.name()))
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the probe thread failed")))
+}
+
+/// Starts a task on this shard. A panic inside it ends the task alone and calls `failed` with what was thrown.
+pub(crate) fn spawn<F, P>(task: F, failed: P)
+where
+    F: Future<Output = ()> + 'static,
+    P: FnOnce(Box<dyn Any + Send>) + 'static,
+{
+    let guarded = Guarded { task: Box::pin(task) };
+    monoio::spawn(async move {
+        if let Err(thrown) = guarded.await {
+            failed(thrown);
+        }
+    });
+}
+
+/// A task whose panics are values.
+struct Guarded<F> {
+    task: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Guarded<F> {
+    type Output = Result<F::Output, Box<dyn Any + Send>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match catch_unwind(AssertUnwindSafe(|| self.task.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(thrown) => Poll::Ready(Err(thrown)),
+        }
+    }
+}
+
+/// Waits at least this long.
+pub(crate) async fn sleep_ms(ms: u64) {
+    monoio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+/// Runs `future` for at most this long; `None` when time ran out. The future must be safe to drop at any point: a
+/// read or an accept is not.
+pub(crate) async fn within_ms<F: Future>(ms: u64, future: F) -> Option<F::Output> {
+    monoio::time::timeout(Duration::from_millis(ms), future).await.ok()
+}
+
+/// Milliseconds on the clock that every deadline of this process is read from.
+pub fn now_ms() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The shard's end of its mailbox's bell: a socket that other threads write a byte to.
+pub(crate) struct Bell(monoio::net::UnixStream);
+
+impl Bell {
+    /// Takes the reading end of a socket pair, blocking or not as this loop wants it.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be registered.
+    pub(crate) fn new(socket: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(!is_uring())?;
+        monoio::net::UnixStream::from_std(socket).map(Self)
+    }
+
+    /// Waits until the bell has rung since the last call; `false` once nobody can ring it again.
+    pub(crate) async fn rung(&mut self) -> bool {
+        use monoio::io::AsyncReadRent;
+        let (result, _) = self.0.read(Vec::with_capacity(64)).await;
+        matches!(result, Ok(1..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_its_own_task_alone() {
+        for kind in [RingKind::Auto, RingKind::Epoll] {
+            let told = Ring::build(kind).unwrap().run(async {
+                let told = Rc::new(Cell::new(0));
+                let count = told.clone();
+                spawn(async { panic!("on purpose") }, move |_| count.set(count.get() + 1));
+                sleep_ms(1).await;
+                told.get()
+            });
+            assert_eq!(told, 1);
+        }
+    }
+
+    #[test]
+    fn epoll_is_had_by_name() {
+        assert_eq!(Ring::build(RingKind::Epoll).unwrap().name(), "epoll");
+    }
+}

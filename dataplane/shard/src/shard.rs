@@ -1,0 +1,372 @@
+//! One shard: everything that its core owns, and what the mailbox makes of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use halo_core::certificate::Certificate;
+use halo_core::counters::Counters;
+use halo_core::id::Identity;
+use halo_core::limits::Limits;
+use halo_core::outcome::Reason;
+use halo_core::pool::{Pool, TunnelId, WaiterId};
+use halo_core::rbac;
+use halo_core::report::{Direction, ShardReport, Transport};
+use halo_core::resolve;
+use halo_core::snapshot::Snapshot;
+use halo_core::workload::Workload;
+
+use crate::buffers::Buffers;
+use crate::conn::{Conn, Parties};
+use crate::mailbox::{BindError, PodSpec};
+use crate::netns::Place;
+use crate::pod::Pod;
+use crate::pool::Waiter;
+use crate::ring;
+use crate::socket::SocketOptions;
+use crate::stats::{self, Latencies};
+use crate::timer::Timers;
+use crate::tls::{RecordsKind, TlsConfig};
+use crate::tunnel::Tunnel;
+use crate::wake::{Broadcast, Signal};
+
+/// What a shard owns. Nothing in it is shared with another thread but `counters`, which only this one writes.
+pub(crate) struct Shard {
+    pub(crate) index: usize,
+    pub(crate) core: Option<usize>,
+    pub(crate) ring: &'static str,
+    pub(crate) limits: Limits,
+    pub(crate) records: RecordsKind,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) place: Place,
+    pub(crate) sockets: SocketOptions,
+    pub(crate) timers: Rc<Timers>,
+    pub(crate) buffers: Buffers,
+    pub(crate) pool: RefCell<Pool>,
+    pub(crate) pool_changed: Signal,
+    pub(crate) waiters: RefCell<HashMap<WaiterId, Rc<Waiter>>>,
+    /// Tunnels that we dialled.
+    pub(crate) dialled: RefCell<HashMap<TunnelId, Rc<Tunnel>>>,
+    /// Tunnels that we accepted, by a number of this shard.
+    pub(crate) accepted: RefCell<BTreeMap<u64, Rc<Tunnel>>>,
+    /// This shard's own handle on the maps, so that a decision counts references on this core alone.
+    snapshot: RefCell<Rc<Snapshot>>,
+    pub(crate) latencies: Latencies,
+    changed: Broadcast,
+    pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
+    conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
+    conn_ended: Broadcast,
+    tls: RefCell<HashMap<Identity, Configured>>,
+    random: Cell<u64>,
+    next_id: Cell<u64>,
+    draining: Cell<bool>,
+}
+
+/// A certificate, and the TLS configuration made of it.
+type Configured = (Arc<Certificate>, Rc<TlsConfig>);
+
+/// What a shard is started with.
+pub(crate) struct Parts {
+    pub(crate) index: usize,
+    pub(crate) core: Option<usize>,
+    pub(crate) ring: &'static str,
+    pub(crate) limits: Limits,
+    pub(crate) records: RecordsKind,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) place: Place,
+}
+
+impl Shard {
+    pub(crate) fn new(parts: Parts) -> Rc<Self> {
+        let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
+        Rc::new(Self {
+            index: parts.index,
+            core: parts.core,
+            ring: parts.ring,
+            sockets: SocketOptions::for_host(parts.limits.packet_mark),
+            limits: parts.limits,
+            records: parts.records,
+            counters: parts.counters,
+            place: parts.place,
+            timers: Rc::default(),
+            buffers: Buffers::default(),
+            pool: RefCell::new(pool),
+            pool_changed: Signal::default(),
+            waiters: RefCell::default(),
+            dialled: RefCell::default(),
+            accepted: RefCell::default(),
+            snapshot: RefCell::default(),
+            latencies: Latencies::default(),
+            changed: Broadcast::default(),
+            pods: RefCell::default(),
+            conns: RefCell::default(),
+            conn_ended: Broadcast::default(),
+            tls: RefCell::default(),
+            random: Cell::new(RandomState::new().hash_one(parts.index) | 1),
+            next_id: Cell::new(0),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// Starts a task; a panic inside it is counted and ends that task alone.
+    pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let counters = self.counters.clone();
+        ring::spawn(task, move |_| counters.closed(Reason::Defect));
+    }
+
+    /// The generation to decide by.
+    pub(crate) fn snapshot(&self) -> Rc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// A number that is not predictable from outside (xorshift64*), for balancing and trace ids; never for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number that this shard has not used yet.
+    pub(crate) fn unique(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    /// Adopts a generation: parked connections look again, open inbound connections are checked against the new
+    /// policies, tunnels to workloads that are gone are closed.
+    pub(crate) fn adopt(&self, snapshot: Arc<Snapshot>) {
+        let snapshot = Rc::new(Snapshot::clone(&snapshot));
+        let old = self.snapshot.replace(snapshot.clone());
+        self.counters.snapshots.increment();
+        let policies_changed = !old.policies.same(&snapshot.policies);
+        for pod in self.pods.borrow().values() {
+            if policies_changed || self.workload_changed(&old, &snapshot, pod) {
+                self.recheck(&snapshot, pod);
+            }
+        }
+        if !old.workloads.same(&snapshot.workloads) {
+            self.close_tunnels_to_the_gone(&snapshot);
+        }
+        self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
+        self.changed.notify();
+    }
+
+    fn workload_changed(&self, old: &Snapshot, new: &Snapshot, pod: &Pod) -> bool {
+        match (self.workload_of(old, pod), self.workload_of(new, pod)) {
+            (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+            (old, new) => old.is_some() || new.is_some(),
+        }
+    }
+
+    /// Cuts the pod's inbound connections that policy no longer admits.
+    fn recheck(&self, snapshot: &Snapshot, pod: &Rc<Pod>) {
+        // A workload that the control plane has already withdrawn keeps what it was granted until its pod goes.
+        let Some(workload) = self.workload_of(snapshot, pod) else {
+            return;
+        };
+        for conn in self.conns_where(|conn| is_inbound(conn) && Rc::ptr_eq(&conn.pod, pod)) {
+            let connection = rbac::Connection {
+                source: conn.parties.source,
+                identity: conn.parties.source_identity.as_ref(),
+                destination: conn.parties.destination,
+                workload,
+            };
+            if self.verdict(snapshot, &connection).is_some() {
+                conn.cut(Reason::PolicyChange);
+            }
+        }
+    }
+
+    fn close_tunnels_to_the_gone(&self, snapshot: &Snapshot) {
+        let mut pool = self.pool.borrow_mut();
+        let gone: Vec<_> =
+            pool.workloads().filter(|uid| snapshot.workloads.get(uid).is_none()).cloned().collect();
+        for uid in &gone {
+            pool.remove_workload(uid);
+        }
+        if !gone.is_empty() {
+            self.pool_changed.notify();
+        }
+    }
+
+    /// Asks the policies, and counts what they say on the side; the reason for a refusal.
+    pub(crate) fn verdict(&self, snapshot: &Snapshot, connection: &rbac::Connection<'_>) -> Option<Reason> {
+        let verdict = rbac::check_with(snapshot, connection, &mut |event| match event {
+            rbac::Event::DryRun(_) => self.counters.policies_dry_run.increment(),
+            rbac::Event::Missing(_) => self.counters.policies_missing.increment(),
+        });
+        verdict.reason()
+    }
+
+    /// The mesh's own record of a local pod, once the control plane has delivered it.
+    pub(crate) fn workload_of<'a>(&self, snapshot: &'a Snapshot, pod: &Pod) -> Option<&'a Arc<Workload>> {
+        resolve::local_workload(snapshot, &pod.namespace, &pod.name, &pod.service_account)
+    }
+
+    /// Waits until `find` finds something in a generation, at most as long as a lookup may take.
+    pub(crate) async fn wait_for<T>(&self, mut find: impl FnMut(&Rc<Snapshot>) -> Option<T>) -> Option<T> {
+        let snapshot = self.snapshot();
+        if let Some(found) = find(&snapshot) {
+            return Some(found);
+        }
+        self.counters.lookups.increment();
+        let found = ring::within_ms(self.limits.lookup_ms_max, async {
+            loop {
+                self.changed.next().await;
+                let snapshot = self.snapshot();
+                if let Some(found) = find(&snapshot) {
+                    return found;
+                }
+            }
+        });
+        let found = found.await;
+        if found.is_none() {
+            self.counters.lookups_expired.increment();
+        }
+        found
+    }
+
+    /// The TLS configuration of an identity; `None` while its certificate is missing, unusable or expired.
+    pub(crate) fn tls_of(&self, snapshot: &Snapshot, identity: &Identity) -> Option<Rc<TlsConfig>> {
+        let certificate = snapshot.certificates.get(identity)?;
+        let now_s = std::time::UNIX_EPOCH.elapsed().ok()?.as_secs();
+        if certificate.not_after_s <= now_s {
+            return None;
+        }
+        let mut cache = self.tls.borrow_mut();
+        if let Some((cached, config)) = cache.get(identity)
+            && Arc::ptr_eq(cached, certificate)
+        {
+            return Some(config.clone());
+        }
+        let config = Rc::new(TlsConfig::new(certificate).ok()?);
+        cache.insert(identity.clone(), (certificate.clone(), config.clone()));
+        Some(config)
+    }
+
+    /// Tracks a connection until the guard is dropped.
+    pub(crate) fn track(self: &Rc<Self>, pod: &Rc<Pod>, parties: Parties) -> Tracked {
+        let conn = Rc::new(Conn::new(pod.clone(), parties, self.limits.half_close_ms_max));
+        let id = self.unique();
+        self.conns.borrow_mut().insert(id, conn.clone());
+        match (conn.parties.direction, conn.parties.transport) {
+            (Direction::Outbound, _) => self.counters.connections_outbound.increment(),
+            (Direction::Inbound, Transport::Hbone) => self.counters.connections_inbound.increment(),
+            (Direction::Inbound, Transport::Tcp) => self.counters.connections_plaintext.increment(),
+        }
+        Tracked { shard: self.clone(), id, conn }
+    }
+
+    /// The pods on the node.
+    pub(crate) fn pods(&self) -> std::cell::Ref<'_, HashMap<Arc<str>, Rc<Pod>>> {
+        self.pods.borrow()
+    }
+
+    /// Opens a pod's listeners; a pod of the same uid is replaced.
+    pub(crate) fn add_pod(self: &Rc<Self>, spec: PodSpec) -> Result<(), BindError> {
+        self.remove_pod(&spec.uid);
+        let pod = Pod::open(self, spec)?;
+        self.pods.borrow_mut().insert(pod.uid.clone(), pod);
+        Ok(())
+    }
+
+    /// Closes a pod's listeners and cuts what it has open.
+    pub(crate) fn remove_pod(&self, uid: &str) {
+        let Some(pod) = self.pods.borrow_mut().remove(uid) else {
+            return;
+        };
+        pod.stop();
+        for conn in self.conns_where(|conn| Rc::ptr_eq(&conn.pod, &pod)) {
+            conn.cut(Reason::WorkloadGone);
+        }
+        self.pool.borrow_mut().remove_pod(uid);
+        for tunnel in self.tunnels_where(|tunnel| Rc::ptr_eq(&tunnel.pod, &pod)) {
+            tunnel.abort(Reason::WorkloadGone);
+        }
+        self.pool_changed.notify();
+        self.place.leave(&pod.netns);
+    }
+
+    /// Stops accepting, lets what is open end, and cuts it at the deadline.
+    pub(crate) async fn drain(&self) {
+        self.draining.set(true);
+        for pod in self.pods.borrow().values() {
+            pod.stop();
+        }
+        for tunnel in self.tunnels_where(|_| true) {
+            tunnel.drain();
+        }
+        let quiet = async {
+            while !self.conns.borrow().is_empty() {
+                self.conn_ended.next().await;
+            }
+        };
+        if ring::within_ms(self.limits.drain_ms_max, quiet).await.is_none() {
+            for conn in self.conns_where(|_| true) {
+                conn.cut(Reason::Drained);
+            }
+        }
+        for tunnel in self.tunnels_where(|_| true) {
+            tunnel.close();
+        }
+        // One more turn or two, so that the last resets and close_notify alerts leave.
+        ring::sleep_ms(20).await;
+    }
+
+    /// Whether drain has begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn conns_where(&self, matches: impl Fn(&Conn) -> bool) -> Vec<Rc<Conn>> {
+        self.conns.borrow().values().filter(|conn| matches(conn)).cloned().collect()
+    }
+
+    fn tunnels_where(&self, matches: impl Fn(&Tunnel) -> bool) -> Vec<Rc<Tunnel>> {
+        let (dialled, accepted) = (self.dialled.borrow(), self.accepted.borrow());
+        dialled.values().chain(accepted.values()).filter(|tunnel| matches(tunnel)).cloned().collect()
+    }
+
+    /// The live view of the shard.
+    pub(crate) fn report(&self) -> ShardReport {
+        ShardReport {
+            shard: self.index,
+            core: self.core,
+            ring: self.ring,
+            generation: self.snapshot.borrow().generation,
+            cpu_ns: stats::thread_cpu_ns(),
+            pods: self.pods.borrow().len(),
+            tunnels: self.dialled.borrow().len() + self.accepted.borrow().len(),
+            counters: self.counters.list(),
+            latencies: self.latencies.report(),
+            connections: self.conns.borrow().values().map(|conn| conn.report()).collect(),
+        }
+    }
+}
+
+fn is_inbound(conn: &Conn) -> bool {
+    conn.parties.direction == Direction::Inbound
+}
+
+/// Keeps a connection in the shard's table; a task that fails with it open has it cut.
+pub(crate) struct Tracked {
+    shard: Rc<Shard>,
+    id: u64,
+    pub(crate) conn: Rc<Conn>,
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.conn.cut(Reason::Defect);
+        }
+        self.shard.conns.borrow_mut().remove(&self.id);
+        self.shard.conn_ended.notify();
+    }
+}

@@ -1,0 +1,333 @@
+//! One HBONE tunnel: a TLS connection, its HTTP/2 session and its streams, with one writer.
+//!
+//! Whoever has something to send seals it into the tunnel's out-buffer and wakes the writer. The writer runs after
+//! every stream that was ready in this turn of the loop, and sends all of it in one operation; while a send is in
+//! flight the out-buffer fills again. Nothing writes per frame.
+//!
+//! Tasks: `io::read` opens records and hands payloads to streams, `io::write` sends, `io::keep_alive` probes. A tunnel
+//! ends once, by [`Tunnel::fail`] or [`Tunnel::close`]; every stream on it then ends with the reason.
+
+pub(crate) mod dial;
+mod io;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use halo_core::hbone::{ConnectRequest, ConnectResponse, ErrorCode, HboneSession, OpenError, StreamId};
+use halo_core::id::Identity;
+use halo_core::limits::{DATA_PAYLOAD_MAX, TUNNEL_PENDING_MAX};
+use halo_core::outcome::Reason;
+use halo_core::pool::TunnelId;
+
+use crate::inbound;
+use crate::pod::Pod;
+use crate::shard::Shard;
+use crate::socket::{Closer, Socket};
+use crate::tls::{AnyRecords, Records, TlsError};
+use crate::wake::Signal;
+
+pub(crate) use stream::{Arrival, Stream};
+
+/// DATA payloads below this count against a peer's budget for small frames (the `h2` crate from 0.4.16).
+pub(crate) const SMALL_PAYLOAD: usize = 256;
+/// How long a tunnel that is closing may take to send what it still has.
+const CLOSE_MS_MAX: u64 = 5_000;
+
+/// Which end of the tunnel we are, and what follows from it.
+pub(crate) enum Side {
+    /// We dialled: the pool decides its life.
+    Outbound(TunnelId),
+    /// We accepted: requests are admitted in this context.
+    Inbound(Rc<inbound::Peer>),
+}
+
+/// A TLS connection that finished its handshake.
+pub(crate) struct Secured {
+    pub(crate) socket: Socket,
+    pub(crate) records: AnyRecords,
+    /// Who the peer proved to be.
+    pub(crate) identity: Identity,
+    /// Bytes behind the handshake: the first records.
+    pub(crate) leftover: Vec<u8>,
+}
+
+/// One tunnel.
+pub(crate) struct Tunnel {
+    pub(crate) pod: Rc<Pod>,
+    pub(crate) identity: Identity,
+    pub(crate) side: Side,
+    core: RefCell<Core>,
+    write_ready: Signal,
+    /// Set after each send, for the reader, which pauses while too much is waiting.
+    written: Signal,
+    closer: Closer,
+    ended: Cell<Option<Reason>>,
+    closing: Cell<bool>,
+    /// Takes no new streams, and closes with its last one.
+    retired: Cell<bool>,
+}
+
+struct Core {
+    session: HboneSession,
+    records: AnyRecords,
+    /// Sealed bytes that wait for the writer.
+    out: Vec<u8>,
+    /// Control frames on their way into a record.
+    control: Vec<u8>,
+    streams: BTreeMap<StreamId, Rc<Stream>>,
+    /// Streams that wait for the out-buffer to empty.
+    blocked: Vec<Rc<Stream>>,
+    /// Streams that wait until the peer may be sent small frames again, in the order of their turns.
+    held: Vec<Rc<Stream>>,
+}
+
+/// What a new tunnel starts from.
+pub(crate) struct Start {
+    pub(crate) pod: Rc<Pod>,
+    pub(crate) side: Side,
+    pub(crate) session: HboneSession,
+}
+
+impl Core {
+    /// Seals the session's queued frames, and the record layer's own, into the out-buffer.
+    fn seal_control(&mut self) -> Result<(), TlsError> {
+        self.records.take_output(&mut self.out)?;
+        if !self.session.has_output() {
+            return Ok(());
+        }
+        self.session.take_output(&mut self.control);
+        let sealed = self.records.seal(&[&self.control], &mut self.out);
+        self.control.clear();
+        sealed
+    }
+}
+
+impl Tunnel {
+    /// Starts the tunnel's tasks. The session's first frames leave with the first turn.
+    pub(crate) fn start(shard: &Rc<Shard>, secured: Secured, start: Start) -> Rc<Self> {
+        let Secured { socket, records, identity, leftover } = secured;
+        let tunnel = Rc::new(Self {
+            pod: start.pod,
+            identity,
+            side: start.side,
+            core: RefCell::new(Core {
+                session: start.session,
+                records,
+                out: Vec::new(),
+                control: Vec::new(),
+                streams: BTreeMap::new(),
+                blocked: Vec::new(),
+                held: Vec::new(),
+            }),
+            write_ready: Signal::default(),
+            written: Signal::default(),
+            closer: socket.closer(),
+            ended: Cell::new(None),
+            closing: Cell::new(false),
+            retired: Cell::new(false),
+        });
+        io::start(shard, &tunnel, socket, leftover);
+        tunnel.flush();
+        tunnel
+    }
+
+    /// Opens a stream with CONNECT (client role).
+    ///
+    /// # Errors
+    /// The session's reason; nothing was sent, so another tunnel may be tried.
+    pub(crate) fn open(&self, request: &ConnectRequest) -> Result<Rc<Stream>, OpenError> {
+        let mut core = self.core.borrow_mut();
+        if self.ended.get().is_some() || self.closing.get() {
+            return Err(OpenError::GoingAway);
+        }
+        let id = core.session.open(request)?;
+        let stream = Rc::new(Stream::new(id));
+        core.streams.insert(id, stream.clone());
+        drop(core);
+        self.flush();
+        Ok(stream)
+    }
+
+    /// Answers a request (server role).
+    pub(crate) fn respond(&self, stream: &Stream, response: &ConnectResponse, end: bool) {
+        self.core.borrow_mut().session.respond(stream.id, response, end);
+        self.flush();
+    }
+
+    /// Answers a request with a status that ends it, and wants no more of what the client sends (RFC 9113, 8.1).
+    pub(crate) fn refuse(&self, stream: &Stream, status: u16) {
+        let mut core = self.core.borrow_mut();
+        if core.session.is_open(stream.id) {
+            let response = ConnectResponse { status, headers: Vec::new() };
+            core.session.respond(stream.id, &response, true);
+            core.session.reset(stream.id, ErrorCode::NoError);
+        }
+        drop(core);
+        self.finish(stream);
+    }
+
+    /// How much of a payload of `wanted` bytes the stream may send at once: 0 while a flow-control window or the
+    /// out-buffer is full, or while the payload is small and the peer has had its fill of small frames. The stream is
+    /// then woken through its `writable` signal.
+    pub(crate) fn room(&self, stream: &Rc<Stream>, wanted: usize) -> usize {
+        let mut core = self.core.borrow_mut();
+        if core.out.len() >= TUNNEL_PENDING_MAX {
+            core.blocked.push(stream.clone());
+            return 0;
+        }
+        let room = core.session.sendable(stream.id).min(DATA_PAYLOAD_MAX).min(wanted);
+        if (1..SMALL_PAYLOAD).contains(&room) && core.session.holds_small() {
+            core.held.push(stream.clone());
+            return 0;
+        }
+        room
+    }
+
+    /// Seals one DATA frame into the out-buffer. `payload` is at most what [`Tunnel::room`] answered in this turn.
+    pub(crate) fn send(&self, stream: &Stream, payload: &[u8], end: bool) {
+        let mut core = self.core.borrow_mut();
+        if self.ended.get().is_some() || !core.session.is_open(stream.id) {
+            return;
+        }
+        let core = &mut *core;
+        core.session.take_output(&mut core.control);
+        let header = core.session.data(stream.id, payload.len(), end);
+        let sealed = core.records.take_output(&mut core.out);
+        let sealed =
+            sealed.and_then(|()| core.records.seal(&[&core.control, &header, payload], &mut core.out));
+        core.control.clear();
+        self.sealed(sealed);
+    }
+
+    /// Waits, by entering the stream in the list that the writer wakes, until what is sealed has been sent.
+    pub(crate) fn wake_when_sent(&self, stream: &Rc<Stream>) -> bool {
+        let mut core = self.core.borrow_mut();
+        let pending = !core.out.is_empty();
+        if pending {
+            core.blocked.push(stream.clone());
+        }
+        pending
+    }
+
+    /// Gives the peer credit for bytes that the application took.
+    pub(crate) fn consumed(&self, stream: &Stream, bytes: usize) {
+        self.core.borrow_mut().session.consumed(stream.id, bytes, crate::ring::now_ms());
+        self.flush();
+    }
+
+    /// Resets the stream, so that the peer can tell a cut from an end.
+    pub(crate) fn reset(&self, stream: &Stream) {
+        self.core.borrow_mut().session.reset(stream.id, ErrorCode::ConnectError);
+        stream.fail(Reason::Reset);
+        self.flush();
+    }
+
+    /// Forgets a stream whose two directions are done, and returns the credit of what nobody will read.
+    pub(crate) fn finish(&self, stream: &Stream) {
+        let mut core = self.core.borrow_mut();
+        core.streams.remove(&stream.id);
+        let unread = stream.discard();
+        if unread > 0 {
+            core.session.consumed(stream.id, unread, crate::ring::now_ms());
+        }
+        if core.session.is_open(stream.id) {
+            core.session.reset(stream.id, ErrorCode::Cancel);
+        }
+        drop(core);
+        self.flush();
+        self.close_when_empty();
+    }
+
+    /// Announces that no new streams are wanted; what runs goes on (two-step GOAWAY).
+    pub(crate) fn drain(&self) {
+        self.core.borrow_mut().session.begin_drain();
+        self.flush();
+        self.close_when_empty();
+    }
+
+    /// Lets the streams that run end, and closes with the last of them.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.close_when_empty();
+    }
+
+    /// Closes the tunnel in order: GOAWAY, close_notify, FIN.
+    pub(crate) fn close(&self) {
+        if self.closing.replace(true) || self.ended.get().is_some() {
+            return;
+        }
+        self.core.borrow_mut().session.close(ErrorCode::NoError);
+        self.flush();
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        // A record layer that cannot seal its last record has failed before; FIN follows either way.
+        let _ = core.records.close_notify(&mut core.out);
+        self.write_ready.notify();
+    }
+
+    /// Ends the tunnel and all its streams with `reason`. What is already sealed, such as a GOAWAY or an alert, is
+    /// still sent if the peer takes it.
+    pub(crate) fn fail(&self, reason: Reason) {
+        if self.ended.get().is_some() {
+            return;
+        }
+        self.ended.set(Some(reason));
+        self.closing.set(true);
+        let streams = {
+            let mut core = self.core.borrow_mut();
+            core.blocked.clear();
+            core.held.clear();
+            std::mem::take(&mut core.streams)
+        };
+        self.written.notify();
+        for stream in streams.values() {
+            stream.fail(reason);
+        }
+        self.write_ready.notify();
+    }
+
+    /// Ends the tunnel at once, for a peer that is gone: nothing more is sent.
+    pub(crate) fn abort(&self, reason: Reason) {
+        self.fail(reason);
+        self.closer.abort();
+    }
+
+    /// Why the tunnel ended, once it has.
+    pub(crate) fn ended(&self) -> Option<Reason> {
+        self.ended.get()
+    }
+
+    /// Streams on the tunnel.
+    pub(crate) fn streams(&self) -> usize {
+        self.core.borrow().streams.len()
+    }
+
+    /// Seals queued control frames and wakes the writer.
+    fn flush(&self) {
+        let sealed = self.core.borrow_mut().seal_control();
+        if sealed.is_err() || !self.core.borrow().out.is_empty() {
+            self.sealed(sealed);
+        }
+    }
+
+    /// Wakes the writer after sealing. A record layer that fails ends the tunnel with the next read or write.
+    fn sealed(&self, result: Result<(), TlsError>) {
+        if result.is_err() {
+            self.closer.abort();
+        }
+        self.write_ready.notify();
+    }
+
+    fn close_when_empty(&self) {
+        let empty = {
+            let core = self.core.borrow();
+            let leaving = self.retired.get() || core.session.is_draining();
+            leaving && core.streams.is_empty() && core.session.streams() == 0
+        };
+        if empty {
+            self.close();
+        }
+    }
+}

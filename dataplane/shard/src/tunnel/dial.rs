@@ -1,0 +1,148 @@
+//! Opens tunnels: TCP, TLS, session; and the handshake that both roles share.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use halo_core::hbone::{HboneSession, SessionConfig};
+use halo_core::limits::Limits;
+use halo_core::outcome::Reason;
+use halo_core::pool::{PoolKey, TunnelId};
+
+use super::{Secured, Side, Start, Tunnel};
+use crate::pod::Pod;
+use crate::ring;
+use crate::shard::Shard;
+use crate::socket::{self, Dial, Socket};
+use crate::stats::Phase;
+use crate::tls::{Handshake, Progress};
+
+/// Room for the first flight of a handshake; a larger one grows the buffer.
+const HANDSHAKE_READ: usize = 8 * 1024;
+
+/// Dials a tunnel that the pool asked for, and tells the pool how it went.
+pub(crate) async fn run(shard: Rc<Shard>, id: TunnelId, key: PoolKey) {
+    shard.counters.tunnels_dialed.increment();
+    let begin = Instant::now();
+    let dialled = dial(&shard, id, &key).await;
+    shard.latencies.record(Phase::Dial, begin);
+    let mut pool = shard.pool.borrow_mut();
+    match dialled {
+        Ok(tunnel) if pool.knows(id) => {
+            shard.dialled.borrow_mut().insert(id, tunnel);
+            pool.dialed(id, shard.limits.streams_per_tunnel_max, ring::now_ms());
+        }
+        // The pool gave the dial up while it ran.
+        Ok(tunnel) => tunnel.close(),
+        Err(reason) => pool.lost(id, reason),
+    }
+    shard.pool_changed.notify();
+}
+
+async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunnel>, Reason> {
+    let pod = shard.pod(&key.pod).ok_or(Reason::WorkloadGone)?;
+    let config = shard.tls_of(&shard.snapshot(), &key.source).ok_or(Reason::NoCertificate)?;
+    let handshake = Handshake::client(&config, key.identities.clone()).map_err(|error| error.reason())?;
+    let dial = Dial {
+        place: &shard.place,
+        netns: &pod.netns,
+        options: &shard.sockets,
+        source: None,
+        local: false,
+        ms_max: shard.limits.connect_ms_max,
+    };
+    let socket = dial.connect(key.peer).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::TimedOut => Reason::HboneTimeout,
+        _ if socket::is_local(&error) => Reason::LocalSocket,
+        _ => Reason::ConnectFailed,
+    })?;
+    let secured = secure(shard, socket, handshake).await?;
+    let session = HboneSession::client(session_config(&shard.limits), ring::now_ms());
+    Ok(Tunnel::start(shard, secured, Start { pod, side: Side::Outbound(id), session }))
+}
+
+/// Runs a TLS handshake to its end, within its deadline. A refusal's alert is sent before the socket closes.
+pub(crate) async fn secure(
+    shard: &Rc<Shard>,
+    socket: Socket,
+    handshake: Handshake,
+) -> Result<Secured, Reason> {
+    let secured = shake(shard, socket, handshake).await;
+    match &secured {
+        Ok(_) => shard.counters.handshakes.increment(),
+        Err(_) => shard.counters.handshakes_failed.increment(),
+    }
+    secured
+}
+
+async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) -> Result<Secured, Reason> {
+    let closer = socket.closer();
+    let expired = Rc::new(std::cell::Cell::new(false));
+    let mark = expired.clone();
+    let _deadline = shard.timers.after(shard.limits.handshake_ms_max, move || {
+        mark.set(true);
+        closer.abort();
+    });
+    let lost = || if expired.get() { Reason::TlsTimeout } else { Reason::TlsFailed };
+    let (mut input, mut out) = (Vec::with_capacity(HANDSHAKE_READ), Vec::new());
+    loop {
+        let progress = handshake.advance(&mut input, &mut out);
+        if !out.is_empty() {
+            let (sent, buffer) = socket.writer.write_all(out).await;
+            sent.map_err(|_| lost())?;
+            out = buffer;
+            out.clear();
+        }
+        match progress {
+            Ok(Progress::Done) => break,
+            Ok(Progress::NeedInput) => {}
+            Err(error) => return Err(error.reason()),
+        }
+        if input.len() == input.capacity() {
+            input.reserve(HANDSHAKE_READ);
+        }
+        let (read, buffer) = socket.reader.read(input).await;
+        input = buffer;
+        if !matches!(read, Ok(1..)) {
+            return Err(lost());
+        }
+    }
+    let (records, identity) = handshake.finish(shard.records).map_err(|error| error.reason())?;
+    Ok(Secured { socket, records, identity, leftover: input })
+}
+
+/// The session's settings under these limits.
+pub(crate) fn session_config(limits: &Limits) -> SessionConfig {
+    SessionConfig {
+        streams_max: limits.inbound_streams_max,
+        stream_window_initial: limits.stream_window_initial,
+        stream_window_max: limits.stream_window_max,
+        connection_window: limits.connection_window,
+        frame_size_max: limits.frame_size_max,
+        header_list_max: limits.header_list_max,
+        ping_interval_ms: limits.ping_interval_ms,
+        ping_timeout_ms: limits.ping_timeout_ms,
+    }
+}
+
+impl Shard {
+    /// The tunnel's reader has stopped: nothing more will come of it.
+    pub(crate) fn tunnel_ended(&self, tunnel: &Rc<Tunnel>, reason: Reason) {
+        self.counters.tunnels_closed.increment();
+        match &tunnel.side {
+            Side::Outbound(id) => {
+                if self.dialled.borrow_mut().remove(id).is_some() {
+                    self.pool.borrow_mut().lost(*id, reason);
+                    self.pool_changed.notify();
+                }
+            }
+            Side::Inbound(peer) => {
+                self.accepted.borrow_mut().remove(&peer.id);
+            }
+        }
+    }
+
+    /// The pod with this uid, while it is on the node.
+    pub(crate) fn pod(&self, uid: &str) -> Option<Rc<Pod>> {
+        self.pods().get(uid).cloned()
+    }
+}

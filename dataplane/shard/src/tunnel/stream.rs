@@ -1,0 +1,111 @@
+//! One CONNECT stream as the tasks that relay it see it: an inbox, and signals.
+
+use std::cell::{Cell, RefCell};
+
+use halo_core::hbone::{ConnectResponse, StreamId};
+use halo_core::outcome::Reason;
+
+use crate::wake::Signal;
+
+/// One stream of a tunnel.
+pub(crate) struct Stream {
+    pub(crate) id: StreamId,
+    inbox: RefCell<Vec<u8>>,
+    ended: Cell<bool>,
+    failed: Cell<Option<Reason>>,
+    answer: RefCell<Option<ConnectResponse>>,
+    arrived: Signal,
+    /// Set when the stream may send again, and when it fails.
+    pub(crate) writable: Signal,
+}
+
+/// What came in on a stream.
+pub(crate) enum Arrival {
+    /// Payload, to be passed on and then credited.
+    Bytes(Vec<u8>),
+    /// The peer will send no more.
+    End,
+}
+
+impl Stream {
+    pub(crate) fn new(id: StreamId) -> Self {
+        Self {
+            id,
+            inbox: RefCell::default(),
+            ended: Cell::new(false),
+            failed: Cell::new(None),
+            answer: RefCell::default(),
+            arrived: Signal::default(),
+            writable: Signal::default(),
+        }
+    }
+
+    /// Takes payload in. Flow control bounds how much can wait here.
+    pub(crate) fn deliver(&self, bytes: &[u8]) {
+        self.inbox.borrow_mut().extend_from_slice(bytes);
+        self.arrived.notify();
+    }
+
+    /// The peer ended its direction.
+    pub(crate) fn end(&self) {
+        self.ended.set(true);
+        self.arrived.notify();
+    }
+
+    /// The peer answered CONNECT.
+    pub(crate) fn answered(&self, response: ConnectResponse) {
+        self.answer.replace(Some(response));
+        self.arrived.notify();
+    }
+
+    /// The stream is cut; the first reason stands.
+    pub(crate) fn fail(&self, reason: Reason) {
+        if self.failed.get().is_none() {
+            self.failed.set(Some(reason));
+        }
+        self.arrived.notify();
+        self.writable.notify();
+    }
+
+    /// Why the stream was cut, if it was.
+    pub(crate) fn failed(&self) -> Option<Reason> {
+        self.failed.get()
+    }
+
+    /// Waits for the answer to CONNECT.
+    pub(crate) async fn answer(&self) -> Result<ConnectResponse, Reason> {
+        loop {
+            if let Some(answer) = self.answer.take() {
+                return Ok(answer);
+            }
+            if let Some(reason) = self.failed.get() {
+                return Err(reason);
+            }
+            self.arrived.wait().await;
+        }
+    }
+
+    /// Waits for payload or its end. `spare` becomes the next inbox, so that a busy stream uses two buffers in turn.
+    ///
+    /// # Errors
+    /// The reason of the cut; payload that was waiting is dropped with it.
+    pub(crate) async fn arrival(&self, spare: Vec<u8>) -> Result<Arrival, Reason> {
+        loop {
+            if let Some(reason) = self.failed.get() {
+                return Err(reason);
+            }
+            if !self.inbox.borrow().is_empty() {
+                return Ok(Arrival::Bytes(self.inbox.replace(spare)));
+            }
+            if self.ended.get() {
+                return Ok(Arrival::End);
+            }
+            self.arrived.wait().await;
+        }
+    }
+
+    /// Drops what waits in the inbox and says how many bytes it was.
+    pub(crate) fn discard(&self) -> usize {
+        std::mem::take(&mut *self.inbox.borrow_mut()).len()
+    }
+}

@@ -1,0 +1,115 @@
+//! Wake-ups between tasks of one shard. Nothing here crosses a thread.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+/// A flag that one task waits for. Setting it before the wait is not lost; setting it twice counts once.
+#[derive(Default)]
+pub(crate) struct Signal {
+    set: Cell<bool>,
+    waiter: Cell<Option<Waker>>,
+}
+
+impl Signal {
+    /// Sets the flag and wakes the task that waits for it.
+    pub(crate) fn notify(&self) {
+        self.set.set(true);
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    /// Waits for the flag, and clears it.
+    pub(crate) async fn wait(&self) {
+        poll_fn(|context| {
+            if self.set.replace(false) {
+                self.waiter.take();
+                return Poll::Ready(());
+            }
+            self.waiter.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Something that happens again and again, and that any number of tasks wait for.
+#[derive(Default)]
+pub(crate) struct Broadcast {
+    count: Cell<u64>,
+    waiters: RefCell<Vec<Waker>>,
+}
+
+impl Broadcast {
+    /// Wakes every task that waits.
+    pub(crate) fn notify(&self) {
+        self.count.set(self.count.get().wrapping_add(1));
+        for waiter in self.waiters.take() {
+            waiter.wake();
+        }
+    }
+
+    /// Waits for the next time.
+    pub(crate) async fn next(&self) {
+        let seen = self.count.get();
+        poll_fn(|context| {
+            if self.count.get() != seen {
+                return Poll::Ready(());
+            }
+            self.waiters.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::ring::{Ring, RingKind, spawn};
+
+    #[test]
+    fn a_signal_set_before_the_wait_is_not_lost_and_two_count_once() {
+        let ring = Ring::build(RingKind::Auto).unwrap();
+        ring.run(async {
+            let signal = Rc::new(Signal::default());
+            signal.notify();
+            signal.notify();
+            signal.wait().await;
+            let (other, told) = (signal.clone(), Rc::new(Cell::new(false)));
+            let seen = told.clone();
+            spawn(
+                async move {
+                    seen.set(true);
+                    other.notify();
+                },
+                |_| (),
+            );
+            signal.wait().await;
+            assert!(told.get(), "the second wait did not wait");
+        });
+    }
+
+    #[test]
+    fn a_broadcast_wakes_every_waiter() {
+        let ring = Ring::build(RingKind::Auto).unwrap();
+        ring.run(async {
+            let (broadcast, done) = (Rc::new(Broadcast::default()), Rc::new(Cell::new(0)));
+            for _ in 0..3 {
+                let (broadcast, done) = (broadcast.clone(), done.clone());
+                let task = async move {
+                    broadcast.next().await;
+                    done.set(done.get() + 1);
+                };
+                spawn(task, |_| ());
+            }
+            crate::ring::sleep_ms(1).await;
+            broadcast.notify();
+            crate::ring::sleep_ms(1).await;
+            assert_eq!(done.get(), 3);
+        });
+    }
+}

@@ -1,0 +1,301 @@
+//! `halo node`: boots the shards and the control thread and wires one to the other.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use halo_control::config::resolved::VARIABLES;
+use halo_control::config::{Config, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables};
+use halo_control::node::NodeError;
+use halo_control::shards::{Pod, PodError, Shards};
+use halo_core::report::ShardReport;
+use halo_core::snapshot::Snapshot;
+use halo_shard::tls::RecordsKind;
+use halo_shard::{Mailbox, Message, PodSpec, RingKind, ShardConfig, StartError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// Flags of `halo node`; each wins over its variable.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = variables())]
+pub struct Options {
+    /// Name of this node
+    #[arg(long)]
+    node: Option<String>,
+    /// File of workloads, services and policies
+    #[arg(long)]
+    local: Option<PathBuf>,
+    /// The CNI agent's socket
+    #[arg(long)]
+    zds: Option<PathBuf>,
+    /// Directory with the root of the embedded certificate authority
+    #[arg(long)]
+    ca_dir: Option<PathBuf>,
+    /// Shards: a number, a percentage of the cores, or 0 for every core
+    #[arg(long)]
+    shards: Option<String>,
+    /// Kernel interface: auto, io_uring or epoll
+    #[arg(long)]
+    ring: Option<String>,
+    /// Record layer of tunnels: sealed or rustls
+    #[arg(long)]
+    records: Option<String>,
+    /// Address of the admin server
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+    /// Address of the readiness server
+    #[arg(long)]
+    readiness: Option<SocketAddr>,
+    /// Address of the metrics server
+    #[arg(long)]
+    metrics: Option<SocketAddr>,
+    /// Log filter, for example `info,halo_control=debug`
+    #[arg(long)]
+    log: Option<String>,
+    /// Print the configuration as understood, and exit
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, default_missing_value = "yaml")]
+    print_config: Option<Format>,
+}
+
+/// Forms of `--print-config`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Yaml,
+    Json,
+}
+
+/// Every variable that is read, for `--help`.
+fn variables() -> String {
+    let mut text = String::from("Environment:\n");
+    for variable in VARIABLES {
+        text.push_str(&format!("  {:<36} {} [{}]\n", variable.name, variable.meaning, variable.default));
+    }
+    text
+}
+
+/// Runs `halo node` with these flags and the process's environment.
+pub fn main(options: Options) -> ExitCode {
+    let print = options.print_config;
+    let variables: Variables = std::env::vars().collect();
+    let config = match Config::read(&variables, &options.into()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    if let Some(format) = print {
+        let format = match format {
+            Format::Yaml => PrintFormat::Yaml,
+            Format::Json => PrintFormat::Json,
+        };
+        return say(&config.print(format));
+    }
+    if let Err(error) = log(&config) {
+        return fail(&error);
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the node proxy ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl From<Options> for Overrides {
+    fn from(options: Options) -> Self {
+        Self {
+            node: options.node,
+            local: options.local,
+            zds: options.zds,
+            ca_dir: options.ca_dir,
+            shards: options.shards,
+            ring: options.ring,
+            records: options.records,
+            admin: options.admin,
+            readiness: options.readiness,
+            metrics: options.metrics,
+            log: options.log,
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the answer of --print-config")]
+fn say(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
+}
+
+#[allow(clippy::print_stderr, reason = "logging has not begun")]
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("halo node: {error}");
+    ExitCode::FAILURE
+}
+
+/// Starts logging to standard error.
+fn log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = tracing_subscriber::EnvFilter::builder().parse(&config.log_filter)?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Plain => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+/// Why the node proxy ended in failure.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// A shard did not start.
+    #[error(transparent)]
+    Shard(#[from] StartError),
+    /// The control thread did not start, or failed.
+    #[error(transparent)]
+    Control(#[from] NodeError),
+    /// The control thread's runtime or signal handlers could not be made.
+    #[error("the control thread cannot start: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Runs the node proxy until SIGTERM or SIGINT, and drains. A second SIGINT ends the process at once.
+///
+/// # Errors
+/// [`Error`], with the remedy where there is one.
+fn run(config: Config) -> Result<(), Error> {
+    raise_descriptor_limit();
+    let shards = Handles::start(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stop = runtime.block_on(async { Stop::listen() })?;
+    runtime.block_on(halo_control::node::run(config, shards, stop.requested()))?;
+    Ok(())
+}
+
+/// A proxy needs three sockets for each connection; the soft limit is often 1024.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // With the old limit the proxy still works, and says so when it is reached.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn requested(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            self.interrupt.recv().await;
+            std::process::exit(130);
+        });
+    }
+}
+
+/// The shards of this process, as the control thread sees them.
+#[derive(Clone)]
+struct Handles(Arc<[Mailbox]>);
+
+impl Handles {
+    fn start(config: &Config) -> Result<Self, StartError> {
+        let cores: Vec<_> =
+            core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+        let count = config.shards.on(cores.len().max(1));
+        let mut mailboxes = Vec::with_capacity(count);
+        for index in 0..count {
+            let (mailbox, _) = halo_shard::start(ShardConfig {
+                index,
+                core: cores.get(index % cores.len().max(1)).copied(),
+                limits: config.limits.clone(),
+                records: records(config.records),
+                ring: ring(config.ring),
+            })?;
+            mailboxes.push(mailbox);
+        }
+        Ok(Self(mailboxes.into()))
+    }
+
+    /// Sends every shard a message and collects their answers, in the shards' order. A shard that ended is left out.
+    async fn ask<T: Send + 'static>(&self, message: impl Fn(Box<dyn FnOnce(T) + Send>) -> Message) -> Vec<T> {
+        let mut answers = Vec::with_capacity(self.0.len());
+        for mailbox in self.0.iter() {
+            let (reply, answer) = oneshot::channel();
+            mailbox.send(message(Box::new(move |value| {
+                // Nobody waits any more once the process is ending.
+                let _ = reply.send(value);
+            })));
+            answers.push(answer);
+        }
+        let mut collected = Vec::with_capacity(answers.len());
+        for answer in answers {
+            collected.extend(answer.await);
+        }
+        collected
+    }
+}
+
+impl Shards for Handles {
+    fn publish(&self, snapshot: Arc<Snapshot>) {
+        for mailbox in self.0.iter() {
+            mailbox.send(Message::Publish(snapshot.clone()));
+        }
+    }
+
+    async fn add_pod(&self, pod: Pod) -> Result<(), PodError> {
+        let uid = pod.uid.clone();
+        let spec = PodSpec {
+            uid: pod.uid,
+            name: pod.name,
+            namespace: pod.namespace,
+            service_account: pod.service_account,
+            netns: pod.netns,
+        };
+        let answers = self.ask(|reply| Message::AddPod(spec.clone(), reply)).await;
+        let missing = answers.len() < self.0.len();
+        let failed = answers.into_iter().find_map(Result::err);
+        let error = match failed {
+            Some(error) => PodError { uid: uid.clone(), step: error.step, cause: error.cause },
+            None if missing => {
+                PodError { uid: uid.clone(), step: "ask a shard", cause: "it has ended".into() }
+            }
+            None => return Ok(()),
+        };
+        self.remove_pod(uid).await;
+        Err(error)
+    }
+
+    async fn remove_pod(&self, uid: Arc<str>) {
+        self.ask(|reply| Message::RemovePod(uid.clone(), reply)).await;
+    }
+
+    async fn inspect(&self) -> Vec<ShardReport> {
+        self.ask(Message::Inspect).await
+    }
+
+    async fn drain(&self) {
+        self.ask(Message::Drain).await;
+    }
+}
+
+fn records(mode: RecordsMode) -> RecordsKind {
+    match mode {
+        RecordsMode::Sealed => RecordsKind::Sealed,
+        RecordsMode::Rustls => RecordsKind::Rustls,
+    }
+}
+
+fn ring(mode: RingMode) -> RingKind {
+    match mode {
+        RingMode::Auto => RingKind::Auto,
+        RingMode::IoUring => RingKind::IoUring,
+        RingMode::Epoll => RingKind::Epoll,
+    }
+}

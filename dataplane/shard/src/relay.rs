@@ -2,6 +2,8 @@
 //!
 //! One task a direction, each with its own buffer. A direction that ends is carried over as FIN or END_STREAM; a
 //! direction that breaks cuts the whole connection with RST and RST_STREAM, so that nothing is silently shortened.
+//! The halves of a socket outlive that decision: the runtime sends FIN when a sending half is dropped, and a peer that
+//! has the FIN takes what came before it for the whole.
 
 use std::rc::Rc;
 
@@ -36,20 +38,20 @@ pub(crate) async fn hbone(
     stream: StreamOf,
 ) -> Reason {
     let closer = app.closer();
-    let Socket { reader, writer, .. } = app;
+    let Socket { mut reader, mut writer, .. } = app;
     let done = Rc::new(Signal::default());
     let up = Direction::new(shard, conn, app_sends);
     let down = Direction::new(shard, conn, opposite(app_sends));
     let task = {
         let (stream, done) = (stream.clone(), done.clone());
         async move {
-            let result = upload(&up, reader, &stream).await;
+            let result = upload(&up, &mut reader, &stream).await;
             up.ended(result);
             done.notify();
         }
     };
     shard.spawn(task);
-    let result = download(&down, writer, &closer, &stream).await;
+    let result = download(&down, &mut writer, &closer, &stream).await;
     down.ended(result);
     done.wait().await;
     stream.tunnel.finish(&stream.stream);
@@ -59,21 +61,21 @@ pub(crate) async fn hbone(
 /// Relays between two sockets.
 pub(crate) async fn plain(shard: &Rc<Shard>, conn: &Rc<Conn>, client: Socket, server: Socket) -> Reason {
     let (to_client, to_server) = (client.closer(), server.closer());
-    let Socket { reader: client_reader, writer: client_writer, .. } = client;
-    let Socket { reader: server_reader, writer: server_writer, .. } = server;
+    let Socket { reader: mut client_reader, writer: mut client_writer, .. } = client;
+    let Socket { reader: mut server_reader, writer: mut server_writer, .. } = server;
     let done = Rc::new(Signal::default());
     let up = Direction::new(shard, conn, Way::Upstream);
     let down = Direction::new(shard, conn, Way::Downstream);
     let task = {
         let done = done.clone();
         async move {
-            let result = copy(&up, client_reader, server_writer, &to_server).await;
+            let result = copy(&up, &mut client_reader, &mut server_writer, &to_server).await;
             up.ended(result);
             done.notify();
         }
     };
     shard.spawn(task);
-    let result = copy(&down, server_reader, client_writer, &to_client).await;
+    let result = copy(&down, &mut server_reader, &mut client_writer, &to_client).await;
     down.ended(result);
     done.wait().await;
     conn.outcome().unwrap_or(Reason::Complete)
@@ -115,7 +117,7 @@ impl Direction {
 /// is small is followed by the next read only once it has left, and leaves only while the session lets small frames
 /// pass: what the application writes meanwhile becomes one frame, so a peer that counts small frames against a budget
 /// is not driven to end the tunnel.
-async fn upload(direction: &Direction, mut reader: Reader, stream: &StreamOf) -> Result<(), Reason> {
+async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -> Result<(), Reason> {
     let mut size = APP_READ_MIN;
     let mut buffer = direction.shard.buffers.take(size);
     loop {
@@ -176,7 +178,7 @@ fn alive(stream: &StreamOf) -> Result<(), Reason> {
 /// Stream to application.
 async fn download(
     direction: &Direction,
-    mut writer: Writer,
+    writer: &mut Writer,
     app: &Closer,
     stream: &StreamOf,
 ) -> Result<(), Reason> {
@@ -207,8 +209,8 @@ async fn download(
 /// Socket to socket.
 async fn copy(
     direction: &Direction,
-    mut reader: Reader,
-    mut writer: Writer,
+    reader: &mut Reader,
+    writer: &mut Writer,
     to: &Closer,
 ) -> Result<(), Reason> {
     let mut size = APP_READ_MIN;

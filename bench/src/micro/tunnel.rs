@@ -105,16 +105,7 @@ fn round(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) -
 
 fn config() -> SessionConfig {
     let limits = Limits::default();
-    SessionConfig {
-        streams_max: limits.inbound_streams_max,
-        stream_window_initial: limits.stream_window_max,
-        stream_window_max: limits.stream_window_max,
-        connection_window: limits.connection_window,
-        frame_size_max: limits.frame_size_max,
-        header_list_max: limits.header_list_max,
-        ping_interval_ms: limits.ping_interval_ms,
-        ping_timeout_ms: limits.ping_timeout_ms,
-    }
+    SessionConfig { stream_window_initial: limits.stream_window_max, ..SessionConfig::from(&limits) }
 }
 
 fn request() -> ConnectRequest {

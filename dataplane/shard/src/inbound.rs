@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use halo_core::baggage::Baggage;
-use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead};
+use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead, SessionConfig};
 use halo_core::id::Identity;
 use halo_core::outcome::Reason;
 use halo_core::rbac;
@@ -63,7 +63,7 @@ async fn start(shard: &Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAd
     let own_identity = config.identity().clone();
     let peer = Peer { id: shard.unique(), pod: pod.clone(), client, local, identity, own_identity };
     let peer = Rc::new(peer);
-    let session = HboneSession::server(dial::session_config(&shard.limits), ring::now_ms());
+    let session = HboneSession::server(SessionConfig::from(&shard.limits), ring::now_ms());
     shard.counters.tunnels_accepted.increment();
     let side = Side::Inbound(peer.clone());
     let tunnel = Tunnel::start(shard, secured, Start { pod, side, session });

@@ -34,13 +34,7 @@ use crate::wake::{Broadcast, Signal};
 
 /// What a shard owns. Nothing in it is shared with another thread but `counters`, which only this one writes.
 pub(crate) struct Shard {
-    pub(crate) index: usize,
-    pub(crate) core: Option<usize>,
-    pub(crate) ring: &'static str,
-    pub(crate) limits: Limits,
-    pub(crate) records: RecordsKind,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) place: Place,
+    parts: Parts,
     pub(crate) sockets: SocketOptions,
     pub(crate) timers: Rc<Timers>,
     pub(crate) buffers: Buffers,
@@ -78,18 +72,20 @@ pub(crate) struct Parts {
     pub(crate) place: Place,
 }
 
+impl std::ops::Deref for Shard {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
 impl Shard {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
         Rc::new(Self {
-            index: parts.index,
-            core: parts.core,
-            ring: parts.ring,
             sockets: SocketOptions::for_host(parts.limits.packet_mark),
-            limits: parts.limits,
-            records: parts.records,
-            counters: parts.counters,
-            place: parts.place,
+            parts,
             timers: Rc::default(),
             buffers: Buffers::default(),
             pool: RefCell::new(pool),
@@ -104,7 +100,7 @@ impl Shard {
             conns: RefCell::default(),
             conn_ended: Broadcast::default(),
             tls: RefCell::default(),
-            random: Cell::new(RandomState::new().hash_one(parts.index) | 1),
+            random: Cell::new(RandomState::new().hash_one(0) | 1),
             next_id: Cell::new(0),
             draining: Cell::new(false),
         })

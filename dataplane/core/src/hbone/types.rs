@@ -3,6 +3,7 @@
 use crate::h2::flow::{WINDOW_DEFAULT, WINDOW_MAX};
 use crate::h2::settings::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 use crate::h2::{ErrorCode, StreamId};
+use crate::limits::Limits;
 
 /// The limits of one session. Values outside what RFC 9113 allows are moved to its nearest bound.
 #[derive(Clone, Debug)]
@@ -23,6 +24,21 @@ pub struct SessionConfig {
     pub ping_interval_ms: u64,
     /// How long the answer to a liveness PING may take.
     pub ping_timeout_ms: u64,
+}
+
+impl From<&Limits> for SessionConfig {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            streams_max: limits.inbound_streams_max,
+            stream_window_initial: limits.stream_window_initial,
+            stream_window_max: limits.stream_window_max,
+            connection_window: limits.connection_window,
+            frame_size_max: limits.frame_size_max,
+            header_list_max: limits.header_list_max,
+            ping_interval_ms: limits.ping_interval_ms,
+            ping_timeout_ms: limits.ping_timeout_ms,
+        }
+    }
 }
 
 impl SessionConfig {

@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use halo_core::hbone::{HboneSession, SessionConfig};
-use halo_core::limits::Limits;
 use halo_core::outcome::Reason;
 use halo_core::pool::{PoolKey, TunnelId};
 
@@ -56,7 +55,7 @@ async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunne
         _ => Reason::ConnectFailed,
     })?;
     let secured = secure(shard, socket, handshake).await?;
-    let session = HboneSession::client(session_config(&shard.limits), ring::now_ms());
+    let session = HboneSession::client(SessionConfig::from(&shard.limits), ring::now_ms());
     Ok(Tunnel::start(shard, secured, Start { pod, side: Side::Outbound(id), session }))
 }
 
@@ -108,20 +107,6 @@ async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) 
     }
     let (records, identity) = handshake.finish(shard.records).map_err(|error| error.reason())?;
     Ok(Secured { socket, records, identity, leftover: input })
-}
-
-/// The session's settings under these limits.
-pub(crate) fn session_config(limits: &Limits) -> SessionConfig {
-    SessionConfig {
-        streams_max: limits.inbound_streams_max,
-        stream_window_initial: limits.stream_window_initial,
-        stream_window_max: limits.stream_window_max,
-        connection_window: limits.connection_window,
-        frame_size_max: limits.frame_size_max,
-        header_list_max: limits.header_list_max,
-        ping_interval_ms: limits.ping_interval_ms,
-        ping_timeout_ms: limits.ping_timeout_ms,
-    }
 }
 
 impl Shard {

@@ -23,7 +23,12 @@ fn rig() -> Rig {
 }
 
 fn policy(action: Action, client: &str) -> Policy {
-    Policy { name: format!("{action:?}-{client}").to_lowercase(), action, pod: "shop".into(), clients: vec![client.into()] }
+    Policy {
+        name: format!("{action:?}-{client}").to_lowercase(),
+        action,
+        pod: "shop".into(),
+        clients: vec![client.into()],
+    }
 }
 
 /// Waits until a request from the pod is answered, or until it is refused.

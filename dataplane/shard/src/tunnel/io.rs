@@ -161,10 +161,12 @@ fn receive(
                 }
             }
             Event::GoAway { last_stream, .. } => {
-                for (_, stream) in core.streams.range(StreamId(last_stream.0.saturating_add(1))..) {
-                    stream.fail(Reason::TunnelLost);
-                }
+                // It speaks of streams that its receiver opened (RFC 9113, section 6.8): those of a client. A server
+                // goes on with what the client has open.
                 if let Side::Outbound(id) = tunnel.side {
+                    for (_, stream) in core.streams.range(StreamId(last_stream.0.saturating_add(1))..) {
+                        stream.fail(Reason::TunnelLost);
+                    }
                     shard.retire_tunnel(id);
                 }
             }

@@ -3,18 +3,23 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{Config, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables};
 use halo_control::node::NodeError;
 use halo_control::shards::{Pod, PodError, Shards};
-use halo_core::report::ShardReport;
+use halo_core::outcome::Level;
+use halo_core::report::{Direction, ShardReport};
 use halo_core::snapshot::Snapshot;
 use halo_shard::tls::RecordsKind;
-use halo_shard::{Mailbox, Message, PodSpec, RingKind, ShardConfig, StartError};
+use halo_shard::{Mailbox, Message, PodSpec, Refusal, RingKind, ShardConfig, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+
+/// Lines about refused connections that may wait to be logged.
+const REFUSALS_MAX: usize = 1024;
 
 /// Flags of `halo node`; each wins over its variable.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -205,10 +210,14 @@ impl Stop {
 struct Handles(Arc<[Mailbox]>);
 
 impl Handles {
-    fn start(config: &Config) -> Result<Self, StartError> {
+    fn start(config: &Config) -> Result<Self, Error> {
         let cores: Vec<_> =
             core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
         let count = config.shards.on(cores.len().max(1));
+        let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
+        thread::Builder::new()
+            .name("refusals".into())
+            .spawn(move || told.into_iter().for_each(log_refusal))?;
         let mut mailboxes = Vec::with_capacity(count);
         for index in 0..count {
             let (mailbox, _) = halo_shard::start(ShardConfig {
@@ -217,6 +226,7 @@ impl Handles {
                 limits: config.limits.clone(),
                 records: records(config.records),
                 ring: ring(config.ring),
+                refusals: refusals.clone(),
             })?;
             mailboxes.push(mailbox);
         }
@@ -282,6 +292,40 @@ impl Shards for Handles {
 
     async fn drain(&self) {
         self.ask(Message::Drain).await;
+    }
+}
+
+/// One line for people: who was refused, and why.
+fn log_refusal(refusal: Refusal) {
+    let Refusal { namespace, pod, direction, source, destination, identity, reason, more } = refusal;
+    let outcome = reason.outcome();
+    let direction = match direction {
+        Direction::Inbound => "inbound",
+        Direction::Outbound => "outbound",
+    };
+    let destination = destination.map(|address| address.to_string());
+    let identity = identity.map(|identity| identity.to_string());
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "access",
+                pod = %format_args!("{namespace}/{pod}"),
+                direction,
+                src.addr = %source,
+                src.identity = identity,
+                dst.addr = destination,
+                flag = outcome.flag.as_str(),
+                reason = outcome.label,
+                more,
+                error = outcome.text,
+                "connection failed"
+            )
+        };
+    }
+    match outcome.level {
+        Level::Info => line!(info),
+        Level::Warn => line!(warn),
+        Level::Error => line!(error),
     }
 }
 

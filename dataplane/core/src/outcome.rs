@@ -161,7 +161,7 @@ reasons! {
     /// The TCP connection to port 15008 did not open in time.
     HboneTimeout = ("hbone_timeout", NetworkPolicy, 503, Warn, true, "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008"),
     /// The tunnel was lost before the stream was answered.
-    TunnelLost = ("tunnel_lost", Connect, 503, Warn, true, "connection failed: the tunnel was lost before the peer answered"),
+    TunnelLost = ("tunnel_lost", Connect, 503, Warn, true, "connection failed: the tunnel to the peer was lost"),
     /// One side reset the connection; the reset was carried to the other.
     Reset = ("reset", Connect, 503, Info, false, "io error: the connection was reset"),
     /// One direction ended and the other stayed silent past the limit.

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use halo_core::outcome::Reason;
+use halo_core::report::Direction;
 
 use crate::pod::Pod;
+use crate::refusal::Subject;
 use crate::ring;
 use crate::shard::Shard;
 use crate::socket::Listener;
@@ -24,6 +26,15 @@ pub(crate) enum Capture {
     InboundPlaintext,
 }
 
+impl Capture {
+    fn direction(self) -> Direction {
+        match self {
+            Self::Outbound => Direction::Outbound,
+            Self::Inbound | Self::InboundPlaintext => Direction::Inbound,
+        }
+    }
+}
+
 /// Accepts until the pod's listeners are stopped. A failing accept backs off instead of spinning.
 pub(crate) async fn run(shard: Rc<Shard>, pod: Rc<Pod>, listener: Rc<Listener>, capture: Capture) {
     let mut backoff_ms = 0;
@@ -41,7 +52,14 @@ pub(crate) async fn run(shard: Rc<Shard>, pod: Rc<Pod>, listener: Rc<Listener>, 
         backoff_ms = 0;
         shard.counters.accepts.increment();
         if pod.connections.get() >= shard.limits.connections_per_pod_max {
-            shard.counters.closed(Reason::LimitReached);
+            let subject = Subject {
+                pod: &pod,
+                direction: capture.direction(),
+                source: peer,
+                destination: None,
+                identity: None,
+            };
+            shard.ended(subject, Reason::LimitReached);
             socket.closer().abort();
             continue;
         }

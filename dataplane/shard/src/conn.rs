@@ -10,6 +10,7 @@ use halo_core::relay::{Relay, Way};
 use halo_core::report::{ConnectionReport, Direction, Transport};
 
 use crate::pod::Pod;
+use crate::refusal::Subject;
 use crate::ring;
 use crate::socket::Closer;
 use crate::timer::{Deadline, Timers};
@@ -121,6 +122,17 @@ impl Conn {
             }
         });
         self.half_close.replace(Some(deadline));
+    }
+
+    /// Whom a line about its end is about.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject {
+            pod: &self.pod,
+            direction: self.parties.direction,
+            source: self.parties.source,
+            destination: Some(self.parties.destination),
+            identity: self.parties.source_identity.as_ref(),
+        }
     }
 
     /// The live view of it.

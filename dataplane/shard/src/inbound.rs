@@ -18,6 +18,7 @@ use halo_core::resolve;
 use crate::conn::Parties;
 use crate::plaintext;
 use crate::pod::Pod;
+use crate::refusal::Subject;
 use crate::relay::{self, StreamOf};
 use crate::ring;
 use crate::shard::{Shard, Tracked};
@@ -42,15 +43,31 @@ pub(crate) struct Peer {
 
 /// Takes a connection through its handshake and starts the tunnel.
 pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
-    if let Err(reason) = start(&shard, pod, socket, client).await {
-        shard.counters.closed(reason);
+    let destination = socket.local_address();
+    let subject = Subject {
+        pod: &pod,
+        direction: Direction::Inbound,
+        source: client,
+        destination: destination.as_ref().ok().copied(),
+        identity: None,
+    };
+    let started = match destination {
+        Ok(local) => start(&shard, &pod, socket, (client, local)).await,
+        Err(_) => Err(Reason::LocalSocket),
+    };
+    if let Err(reason) = started {
+        shard.ended(subject, reason);
     }
 }
 
-async fn start(shard: &Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) -> Result<(), Reason> {
-    let local = socket.local_address().map_err(|_| Reason::LocalSocket)?;
+async fn start(
+    shard: &Rc<Shard>,
+    pod: &Rc<Pod>,
+    socket: Socket,
+    (client, local): (SocketAddr, SocketAddr),
+) -> Result<(), Reason> {
     let config = shard.wait_for(|snapshot| {
-        let workload = shard.workload_of(snapshot, &pod)?;
+        let workload = shard.workload_of(snapshot, pod)?;
         shard.tls_of(snapshot, &workload.identity())
     });
     let config = config.await.ok_or(Reason::NoCertificate)?;
@@ -66,7 +83,7 @@ async fn start(shard: &Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAd
     let session = HboneSession::server(SessionConfig::from(&shard.limits), ring::now_ms());
     shard.counters.tunnels_accepted.increment();
     let side = Side::Inbound(peer.clone());
-    let tunnel = Tunnel::start(shard, secured, Start { pod, side, session });
+    let tunnel = Tunnel::start(shard, secured, Start { pod: pod.clone(), side, session });
     shard.accepted.borrow_mut().insert(peer.id, tunnel.clone());
     if shard.is_draining() {
         tunnel.drain();
@@ -96,7 +113,14 @@ async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: Reque
             reason
         }
     };
-    shard.counters.closed(reason);
+    let subject = Subject {
+        pod: &peer.pod,
+        direction: Direction::Inbound,
+        source: peer.client,
+        destination: Some(peer.local),
+        identity: Some(&peer.identity),
+    };
+    shard.ended(subject, reason);
 }
 
 /// Decides on a request and connects to the application.

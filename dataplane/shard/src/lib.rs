@@ -18,6 +18,7 @@ mod outbound;
 mod plaintext;
 mod pod;
 mod pool;
+mod refusal;
 mod relay;
 mod ring;
 mod shard;
@@ -34,5 +35,6 @@ mod tunnel;
 mod wake;
 
 pub use mailbox::{BindError, Mailbox, Message, PodSpec, Reply};
+pub use refusal::Refusal;
 pub use ring::{RingKind, now_ms, probe_io_uring};
 pub use start::{ShardConfig, StartError, start};

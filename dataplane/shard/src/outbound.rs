@@ -22,6 +22,7 @@ use crate::conn::Parties;
 use crate::plaintext;
 use crate::pod::Pod;
 use crate::pool::{self, Place};
+use crate::refusal::Subject;
 use crate::relay::{self, StreamOf};
 use crate::ring;
 use crate::shard::Shard;
@@ -34,15 +35,27 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// Takes a captured connection to its destination and relays it.
 pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
-    let route = match route(&shard, &pod, &socket, client).await {
-        Ok(route) => route,
-        Err(reason) => return relay::refuse(&shard, &socket, reason),
+    let destination = socket.original_destination();
+    let mut subject = Subject {
+        pod: &pod,
+        direction: Direction::Outbound,
+        source: client,
+        destination: None,
+        identity: None,
     };
-    let ask = Ask { shard: &shard, pod: &pod, client, source: route.source, destination: route.destination };
-    match route.route {
+    let Ok(destination) = destination else {
+        return plaintext::refuse(&shard, &socket, subject, Reason::LocalSocket);
+    };
+    subject.destination = Some(destination);
+    let (source, route) = match route(&shard, &pod, client, destination).await {
+        Ok(routed) => routed,
+        Err(reason) => return plaintext::refuse(&shard, &socket, subject, reason),
+    };
+    let ask = Ask { shard: &shard, pod: &pod, subject, source, destination };
+    match route {
         Route::Tcp(to) => tcp(&ask, socket, to).await,
         Route::Hbone(to) => hbone(&ask, socket, to).await,
-        Route::Deny(reason) => relay::refuse(&shard, &socket, reason),
+        Route::Deny(reason) => ask.refuse(&socket, reason),
     }
 }
 
@@ -50,25 +63,24 @@ pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client
 struct Ask<'a> {
     shard: &'a Rc<Shard>,
     pod: &'a Rc<Pod>,
-    client: SocketAddr,
+    subject: Subject<'a>,
     source: Arc<Workload>,
     destination: SocketAddr,
 }
 
-struct Routed {
-    source: Arc<Workload>,
-    destination: SocketAddr,
-    route: Route,
+impl Ask<'_> {
+    fn refuse(&self, socket: &Socket, reason: Reason) {
+        plaintext::refuse(self.shard, socket, self.subject, reason);
+    }
 }
 
 /// Decides by one generation. A pod that the control plane has not delivered yet is waited for.
 async fn route(
     shard: &Rc<Shard>,
     pod: &Rc<Pod>,
-    socket: &Socket,
     client: SocketAddr,
-) -> Result<Routed, Reason> {
-    let destination = socket.original_destination().map_err(|_| Reason::LocalSocket)?;
+    destination: SocketAddr,
+) -> Result<(Arc<Workload>, Route), Reason> {
     let known = shard.wait_for(|snapshot| {
         let source = shard.workload_of(snapshot, pod)?;
         Some((snapshot.clone(), source.clone()))
@@ -76,7 +88,7 @@ async fn route(
     let (snapshot, source) = known.await.ok_or(Reason::SourceUnknown)?;
     let captured = Captured { source: &source, client, destination };
     let route = resolve::resolve(&snapshot, &captured, shard.random());
-    Ok(Routed { source, destination, route })
+    Ok((source, route))
 }
 
 /// Relays to a destination outside the mesh.
@@ -91,12 +103,12 @@ async fn tcp(ask: &Ask<'_>, socket: Socket, to: TcpRoute) {
     };
     let upstream = match dial.connect(to.destination).await {
         Ok(upstream) => upstream,
-        Err(error) => return relay::refuse(ask.shard, &socket, plaintext::connect_reason(&error)),
+        Err(error) => return ask.refuse(&socket, plaintext::connect_reason(&error)),
     };
     let parties = Parties {
         direction: Direction::Outbound,
         transport: Transport::Tcp,
-        source: ask.client,
+        source: ask.subject.source,
         original: ask.destination.to_string(),
         destination: to.destination,
         source_identity: None,
@@ -110,12 +122,12 @@ async fn hbone(ask: &Ask<'_>, socket: Socket, to: HboneRoute) {
     let shard = ask.shard;
     let (place, stream) = match open(ask, &to).await {
         Ok(opened) => opened,
-        Err(reason) => return relay::refuse(shard, &socket, reason),
+        Err(reason) => return ask.refuse(&socket, reason),
     };
     let parties = Parties {
         direction: Direction::Outbound,
         transport: Transport::Hbone,
-        source: ask.client,
+        source: ask.subject.source,
         original: ask.destination.to_string(),
         destination: to.peer,
         source_identity: Some(ask.source.identity()),
@@ -126,7 +138,7 @@ async fn hbone(ask: &Ask<'_>, socket: Socket, to: HboneRoute) {
     tracked.conn.hold_stream(&place.tunnel, &stream);
     let stream = StreamOf { tunnel: place.tunnel.clone(), stream };
     let reason = relay::hbone(shard, &tracked.conn, socket, Way::Upstream, stream).await;
-    shard.counters.closed(reason);
+    shard.ended(tracked.conn.subject(), reason);
 }
 
 /// Opens a stream and waits for the far side's 200.
@@ -136,7 +148,7 @@ async fn open(ask: &Ask<'_>, to: &HboneRoute) -> Result<(Place, Rc<Stream>), Rea
     let key = PoolKey {
         pod: ask.pod.uid.clone(),
         source,
-        client: ask.client.ip(),
+        client: ask.subject.source.ip(),
         peer: to.peer,
         identities: to.identities.clone(),
         workload: to.workload.uid.clone(),
@@ -192,7 +204,7 @@ async fn try_open(
 
 /// The CONNECT request: where to, who asks, and for whom.
 fn request(ask: &Ask<'_>, to: &HboneRoute) -> ConnectRequest {
-    let mut forwarded = format!("for=\"{}\"", ask.client);
+    let mut forwarded = format!("for=\"{}\"", ask.subject.source);
     if let Some(service) = &to.service {
         forwarded.push_str(";host=");
         forwarded.push_str(&service.key.hostname);

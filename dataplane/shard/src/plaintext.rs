@@ -14,6 +14,7 @@ use halo_core::report::{Direction, Transport};
 
 use crate::conn::Parties;
 use crate::pod::Pod;
+use crate::refusal::Subject;
 use crate::relay;
 use crate::shard::Shard;
 use crate::socket::{self, Dial, Socket};
@@ -21,10 +22,21 @@ use crate::stats::Phase;
 
 /// Takes a captured plain connection to the application, if policy lets it.
 pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
-    let opened = open(&shard, &pod, &socket, client).await;
+    let destination = socket.original_destination();
+    let subject = Subject {
+        pod: &pod,
+        direction: Direction::Inbound,
+        source: client,
+        destination: destination.as_ref().ok().copied(),
+        identity: None,
+    };
+    let opened = match destination {
+        Ok(destination) => open(&shard, &pod, client, destination).await.map(|app| (destination, app)),
+        Err(_) => Err(Reason::LocalSocket),
+    };
     let (destination, app) = match opened {
         Ok(opened) => opened,
-        Err(reason) => return relay::refuse(&shard, &socket, reason),
+        Err(reason) => return refuse(&shard, &socket, subject, reason),
     };
     let parties = Parties {
         direction: Direction::Inbound,
@@ -41,10 +53,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client
 async fn open(
     shard: &Rc<Shard>,
     pod: &Rc<Pod>,
-    socket: &Socket,
     client: SocketAddr,
-) -> Result<(SocketAddr, Socket), Reason> {
-    let destination = socket.original_destination().map_err(|_| Reason::LocalSocket)?;
+    destination: SocketAddr,
+) -> Result<Socket, Reason> {
     if is_own_port(destination.port()) {
         return Err(Reason::OwnPort);
     }
@@ -61,7 +72,7 @@ async fn open(
             app.closer().abort();
             Err(reason)
         }
-        None => Ok((destination, app)),
+        None => Ok(app),
     }
 }
 
@@ -101,5 +112,11 @@ pub(crate) async fn relay(shard: &Rc<Shard>, pod: &Rc<Pod>, parties: Parties, le
     tracked.conn.hold_socket(legs.0.closer());
     tracked.conn.hold_socket(legs.1.closer());
     let reason = relay::plain(shard, &tracked.conn, legs.0, legs.1).await;
-    shard.counters.closed(reason);
+    shard.ended(tracked.conn.subject(), reason);
+}
+
+/// Refuses a connection that was accepted but not relayed: RST, so that the client does not take it for an end.
+pub(crate) fn refuse(shard: &Shard, socket: &Socket, subject: Subject<'_>, reason: Reason) {
+    shard.ended(subject, reason);
+    socket.closer().abort();
 }

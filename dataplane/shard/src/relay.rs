@@ -255,12 +255,6 @@ fn reuse(shard: &Shard, mut buffer: Vec<u8>, size: usize) -> Vec<u8> {
     shard.buffers.take(size)
 }
 
-/// Refuses a connection that was accepted but not relayed: RST, so that the client does not take it for an end.
-pub(crate) fn refuse(shard: &Shard, socket: &Socket, reason: Reason) {
-    shard.counters.closed(reason);
-    socket.closer().abort();
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,6 +24,7 @@ use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::Pod;
 use crate::pool::Waiter;
+use crate::refusal::{Refusals, Subject};
 use crate::ring;
 use crate::socket::SocketOptions;
 use crate::stats::{self, Latencies};
@@ -70,6 +71,7 @@ pub(crate) struct Parts {
     pub(crate) records: RecordsKind,
     pub(crate) counters: Arc<Counters>,
     pub(crate) place: Place,
+    pub(crate) refusals: Refusals,
 }
 
 impl std::ops::Deref for Shard {
@@ -110,6 +112,12 @@ impl Shard {
     pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let counters = self.counters.clone();
         ring::spawn(task, move |_| counters.closed(Reason::Defect));
+    }
+
+    /// Counts a connection that ended or was refused, and tells of it where people should know.
+    pub(crate) fn ended(&self, subject: Subject<'_>, reason: Reason) {
+        self.counters.closed(reason);
+        self.refusals.tell(subject, reason);
     }
 
     /// The generation to decide by.
@@ -281,6 +289,7 @@ impl Shard {
         for conn in self.conns_where(|conn| Rc::ptr_eq(&conn.pod, &pod)) {
             conn.cut(Reason::WorkloadGone);
         }
+        self.refusals.forget(uid);
         self.pool.borrow_mut().remove_pod(uid);
         for tunnel in self.tunnels_where(|tunnel| Rc::ptr_eq(&tunnel.pod, &pod)) {
             tunnel.abort(Reason::WorkloadGone);

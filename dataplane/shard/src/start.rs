@@ -11,6 +11,7 @@ use halo_core::limits::Limits;
 use crate::mailbox::{Inbox, Mailbox, Message, mailbox};
 use crate::netns::Place;
 use crate::pool;
+use crate::refusal::{Refusal, Refusals};
 use crate::ring::{self, Bell, Ring, RingKind};
 use crate::shard::{Parts, Shard};
 use crate::tls::RecordsKind;
@@ -28,6 +29,8 @@ pub struct ShardConfig {
     pub records: RecordsKind,
     /// Which kernel interface it uses.
     pub ring: RingKind,
+    /// Where it tells of refused connections; bounded, so that a slow reader never holds the shard up.
+    pub refusals: mpsc::SyncSender<Refusal>,
 }
 
 /// Why a shard did not start.
@@ -111,6 +114,7 @@ fn run(
         records: config.records,
         counters,
         place,
+        refusals: Refusals::new(config.refusals),
     };
     let _ = started.send(Ok(()));
     ring.run(serve(parts, inbox));

@@ -21,7 +21,7 @@ pub(super) fn check() -> Result<(), String> {
             return Err(format!("the program `{program}` is missing; install the package {package}"));
         }
     }
-    io_uring::IoUring::new(8).map(drop).map_err(|error| no_io_uring(&error))?;
+    halo_shard::probe_io_uring().map_err(|error| no_io_uring(&error))?;
     let scratch = scratch().map_err(|error| {
         format!(
             "no network namespace can be created ({error}); the kernel needs CONFIG_NET_NS and the caller \

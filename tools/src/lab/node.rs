@@ -61,6 +61,11 @@ impl NodeProxy {
             ("ZTUNNEL_WORKER_THREADS".to_owned(), text(&options.shards.to_string())),
             ("RUST_LOG".to_owned(), text(&options.log)),
         ];
+        let cores = node.cores.of(options.shards);
+        if !cores.is_empty() {
+            let cores: Vec<_> = cores.iter().map(ToString::to_string).collect();
+            environment.push(("HALO_CORES".to_owned(), text(&cores.join(","))));
+        }
         environment.extend(options.environment.iter().map(|(name, value)| (name.clone(), text(value))));
         let process = lab.spawn(Spec {
             name: node.name.clone(),

@@ -12,8 +12,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use super::cores::{self, Share};
 use super::netns::{Netns, run};
 use super::{Doing, Lab, Result};
+use crate::node::usable_cores;
 
 /// The interface of a node towards the other node.
 pub const LINK: &str = "wire";
@@ -52,6 +54,8 @@ pub struct Node {
     pub netns: Arc<Netns>,
     /// Its address on the link.
     pub address: Ipv4Addr,
+    /// Its part of the machine's cores.
+    pub cores: Share,
 }
 
 /// A pod.
@@ -73,13 +77,15 @@ impl Topology {
     /// Builds one or two nodes and their pods.
     pub fn build(lab: &Lab, plan: &[NodePlan]) -> Result<Self> {
         let mut nodes = Vec::new();
-        for (index, node) in plan.iter().enumerate() {
+        let shares = cores::deal(&usable_cores(), plan.len());
+        for (index, (node, cores)) in plan.iter().zip(shares).enumerate() {
             let netns = lab.namespace(&node.name)?;
             netns.sysctl("ipv4/ip_forward", "1")?;
             nodes.push(Node {
                 name: node.name.clone(),
                 netns,
                 address: Ipv4Addr::new(10, 255, 0, octet(index + 1)),
+                cores,
             });
         }
         if let [left, right] = nodes.as_slice() {

@@ -4,6 +4,7 @@
 //! variable is one row of [`resolved::VARIABLES`], which both parses and documents it. Nothing here reads the process's
 //! environment: the binary hands it in.
 
+mod cores;
 mod print;
 pub mod raw;
 pub mod resolved;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use halo_core::limits::Limits;
 
+pub use cores::Cores;
 pub use print::PrintFormat;
 pub use raw::{ConfigError, Variables};
 
@@ -110,6 +112,8 @@ pub struct Config {
     pub ca_dir: Option<PathBuf>,
     /// How many shards run.
     pub shards: ShardCount,
+    /// The cores that shards are pinned to, in turn; without them all cores of the process's cpuset.
+    pub cores: Option<Cores>,
     /// How TLS records are handled.
     pub records: RecordsMode,
     /// Which kernel interface the shards use.
@@ -143,6 +147,8 @@ pub struct Overrides {
     pub ca_dir: Option<PathBuf>,
     /// `--shards`: a number, a percentage, or 0 for every core.
     pub shards: Option<String>,
+    /// `--cores`: a list such as `0-3,6`.
+    pub cores: Option<String>,
     /// `--ring`.
     pub ring: Option<String>,
     /// `--records`.

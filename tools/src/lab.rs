@@ -10,6 +10,7 @@ pub mod admin;
 pub mod agent;
 pub mod capture;
 pub mod client;
+pub mod cores;
 pub mod http;
 pub mod load;
 pub mod mesh;

@@ -7,7 +7,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use halo_control::config::resolved::VARIABLES;
-use halo_control::config::{Config, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables};
+use halo_control::config::{
+    Config, ConfigError, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
+};
 use halo_control::node::NodeError;
 use halo_control::shards::{Pod, PodError, Shards};
 use halo_core::outcome::Level;
@@ -40,6 +42,9 @@ pub struct Options {
     /// Shards: a number, a percentage of the cores, or 0 for every core
     #[arg(long)]
     shards: Option<String>,
+    /// Cores that shards are pinned to, in turn, for example `0-3,6`
+    #[arg(long)]
+    cores: Option<String>,
     /// Kernel interface: auto, io_uring or epoll
     #[arg(long)]
     ring: Option<String>,
@@ -114,6 +119,7 @@ impl From<Options> for Overrides {
             zds: options.zds,
             ca_dir: options.ca_dir,
             shards: options.shards,
+            cores: options.cores,
             ring: options.ring,
             records: options.records,
             admin: options.admin,
@@ -150,6 +156,9 @@ fn log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
 /// Why the node proxy ended in failure.
 #[derive(Debug, thiserror::Error)]
 enum Error {
+    /// The configuration asks for what this machine does not have.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A shard did not start.
     #[error(transparent)]
     Shard(#[from] StartError),
@@ -167,11 +176,26 @@ enum Error {
 /// [`Error`], with the remedy where there is one.
 fn run(config: Config) -> Result<(), Error> {
     raise_descriptor_limit();
-    let shards = Handles::start(&config)?;
+    let cores = cores(&config, &usable_cores())?;
+    let shards = Handles::start(&config, &cores)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = runtime.block_on(async { Stop::listen() })?;
     runtime.block_on(halo_control::node::run(config, shards, stop.requested()))?;
     Ok(())
+}
+
+/// The cores that shards are pinned to: those asked for, or all that the process may use.
+fn cores(config: &Config, usable: &[usize]) -> Result<Vec<usize>, ConfigError> {
+    let Some(cores) = &config.cores else {
+        return Ok(usable.to_vec());
+    };
+    cores.within(usable)?;
+    Ok(cores.list().to_vec())
+}
+
+/// The cores of this process's cpuset; none when the kernel does not say, and then nothing is pinned.
+pub(crate) fn usable_cores() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect()
 }
 
 /// A proxy needs three sockets for each connection; the soft limit is often 1024.
@@ -210,9 +234,8 @@ impl Stop {
 struct Handles(Arc<[Mailbox]>);
 
 impl Handles {
-    fn start(config: &Config) -> Result<Self, Error> {
-        let cores: Vec<_> =
-            core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    /// Starts the shards, each pinned to the next of these cores.
+    fn start(config: &Config, cores: &[usize]) -> Result<Self, Error> {
         let count = config.shards.on(cores.len().max(1));
         let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
         thread::Builder::new()

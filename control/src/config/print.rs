@@ -40,6 +40,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         "secretTtl": seconds(config.secret_ttl.as_secs_f64()),
         "caDir": config.ca_dir,
         "workerThreads": shards(config.shards),
+        "cores": config.cores.as_ref().map(ToString::to_string),
         "records": match config.records {
             RecordsMode::Sealed => "sealed",
             RecordsMode::Rustls => "rustls",

@@ -10,7 +10,7 @@ use super::raw::{
     ConfigError, Reason, Variables, boolean, duration, duration_some, mark, milliseconds, number, parse,
     shard_count, word,
 };
-use super::{Config, LocalSource, LogFormat, Overrides, RecordsMode, RingMode, ShardCount};
+use super::{Config, Cores, LocalSource, LogFormat, Overrides, RecordsMode, RingMode, ShardCount};
 
 /// One variable: what parses it is what documents it.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ variables! {
         |draft, text| draft.config.ca_dir = Some(text.into());
     "ZTUNNEL_WORKER_THREADS", "a quarter of the cores, at least 2", "shards: N, P%, or 0 for every core",
         |draft, text| draft.config.shards = shard_count(text)?;
+    "HALO_CORES", "all of the process's cpuset", "cores that shards are pinned to, in turn: a list such as 0-3,6",
+        |draft, text| draft.config.cores = Some(Cores::parse(text)?);
     "HALO_RECORDS", "sealed", "who seals TLS records: sealed (Halo) or rustls",
         |draft, text| draft.config.records = records(text)?;
     "HALO_RING", "auto", "kernel interface: auto, io_uring or epoll", |draft, text| draft.config.ring = ring(text)?;
@@ -145,6 +147,7 @@ impl Default for Draft {
             secret_ttl: Duration::from_secs(24 * 3600),
             ca_dir: None,
             shards: ShardCount::Auto,
+            cores: None,
             records: RecordsMode::Sealed,
             ring: RingMode::Auto,
             ipv6: true,
@@ -197,6 +200,10 @@ fn override_with(draft: &mut Draft, flags: &Overrides) -> Result<(), ConfigError
     }
     if let Some(text) = &flags.shards {
         config.shards = shard_count(text).map_err(|reason| refuse("--shards", text, reason))?;
+    }
+    if let Some(text) = &flags.cores {
+        let cores = Cores::parse(text).map_err(|reason| refuse("--cores", text, reason))?;
+        config.cores = Some(cores);
     }
     if let Some(text) = &flags.ring {
         config.ring = ring(text).map_err(|reason| refuse("--ring", text, reason))?;

@@ -28,6 +28,7 @@ fn each_variable_reaches_its_field() {
         ("PACKET_MARK", "0x539"),
         ("IPV6_ENABLED", "false"),
         ("HALO_RING", "epoll"),
+        ("HALO_CORES", "6,0-3"),
         ("HALO_RECORDS", "rustls"),
         ("HTTP2_STREAM_WINDOW_SIZE", "65535"),
         ("LOG_FORMAT", "json"),
@@ -41,6 +42,7 @@ fn each_variable_reaches_its_field() {
     assert_eq!(config.limits.packet_mark, 1337);
     assert_eq!(config.readiness.to_string(), "0.0.0.0:15021");
     assert_eq!((config.ring, config.records), (RingMode::Epoll, RecordsMode::Rustls));
+    assert_eq!(config.cores.unwrap().list(), [6, 0, 1, 2, 3]);
     assert_eq!(config.limits.stream_window_initial, 65_535);
     assert_eq!(config.log_format, LogFormat::Json);
 }
@@ -60,6 +62,12 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("POOL_MAX_STREAMS_PER_CONNECTION", "0", "from 1"),
         ("PACKET_MARK", "0xzz", "hexadecimal"),
         ("HALO_RING", "kqueue", "auto or io_uring or epoll"),
+        ("HALO_CORES", "0-", "0-3,6"),
+        ("HALO_CORES", ",", "0-3,6"),
+        ("HALO_CORES", "0-1-2", "0-3,6"),
+        ("HALO_CORES", "1024", "to 1023"),
+        ("HALO_CORES", "3-1", "empty; write 1-3"),
+        ("HALO_CORES", "0-3,2", "core 2 is listed twice"),
         ("HALO_RECORDS", "openssl", "sealed or rustls"),
         ("HALO_ADMIN_ADDR", "localhost", "address with its port"),
         ("LOG_FORMAT", "xml", "plain or json"),
@@ -98,20 +106,33 @@ fn the_number_of_shards_stays_within_the_cores() {
 }
 
 #[test]
+fn a_core_that_the_process_may_not_use_is_named_with_those_that_it_may() {
+    let cores = |text| read(&[("HALO_CORES", text)]).unwrap().cores.unwrap();
+    assert_eq!(cores("5,0-2,4").within(&[0, 1, 2, 3, 4, 5]), Ok(()));
+    let error = cores("0-2,7").within(&[0, 1, 2, 4]).unwrap_err().to_string();
+    let wanted = "core 7 does not exist or is outside this process's cpuset; it may use 0-2,4";
+    assert_eq!(error, format!("HALO_CORES=\"0-2,7\": {wanted}"));
+}
+
+#[test]
 fn a_flag_wins_over_its_variable() {
     let variables: Variables =
-        [("NODE_NAME", "a"), ("LOCAL_XDS", "x"), ("HALO_ADMIN_ADDR", "[::1]:1")].into_iter().collect();
+        [("NODE_NAME", "a"), ("LOCAL_XDS", "x"), ("HALO_ADMIN_ADDR", "[::1]:1"), ("HALO_CORES", "0")]
+            .into_iter()
+            .collect();
     let flags = Overrides {
         node: Some("b".into()),
         local: Some("/mesh.yaml".into()),
         admin: Some("127.0.0.1:2".parse().unwrap()),
         shards: Some("2".into()),
+        cores: Some("1".into()),
         ..Overrides::default()
     };
     let config = Config::read(&variables, &flags).unwrap();
     assert_eq!(config.node, "b");
     assert_eq!(config.local, Some(LocalSource::File("/mesh.yaml".into())));
     assert_eq!((config.admin.port(), config.shards.on(64)), (2, 2));
+    assert_eq!(config.cores.unwrap().list(), [1]);
     let wrong = Overrides { ring: Some("fast".into()), ..Overrides::default() };
     assert_eq!(Config::read(&variables, &wrong).unwrap_err().variable, "--ring");
 }

@@ -36,6 +36,7 @@ use flood::Floods;
 use head::Block;
 use keepalive::{Keepalive, Tick};
 use pace::Pace;
+pub use pace::SMALL_DATA;
 use receive::Reader;
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 
+use halo_core::hbone::SMALL_DATA;
 use halo_core::limits::{APP_READ_MAX, APP_READ_MIN};
 use halo_core::outcome::Reason;
 use halo_core::relay::Way;
@@ -14,7 +15,7 @@ use halo_core::relay::Way;
 use crate::conn::Conn;
 use crate::shard::Shard;
 use crate::socket::{Closer, Reader, Socket, Writer};
-use crate::tunnel::{Arrival, SMALL_PAYLOAD, Stream, Tunnel};
+use crate::tunnel::{Arrival, Stream, Tunnel};
 use crate::wake::Signal;
 
 /// Largest buffer of a plain direction.
@@ -137,7 +138,7 @@ async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -
             stream.tunnel.send(&stream.stream, now, false);
             rest = later;
         }
-        while length < SMALL_PAYLOAD && stream.tunnel.wake_when_sent(&stream.stream) {
+        while length < SMALL_DATA && stream.tunnel.wake_when_sent(&stream.stream) {
             alive(stream)?;
             stream.stream.writable.wait().await;
         }

@@ -15,7 +15,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use halo_core::hbone::{ConnectRequest, ConnectResponse, ErrorCode, HboneSession, OpenError, StreamId};
+use halo_core::hbone::{
+    ConnectRequest, ConnectResponse, ErrorCode, HboneSession, OpenError, SMALL_DATA, StreamId,
+};
 use halo_core::id::Identity;
 use halo_core::limits::{DATA_PAYLOAD_MAX, TUNNEL_PENDING_MAX};
 use halo_core::outcome::Reason;
@@ -30,8 +32,6 @@ use crate::wake::Signal;
 
 pub(crate) use stream::{Arrival, Stream};
 
-/// DATA payloads below this count against a peer's budget for small frames (the `h2` crate from 0.4.16).
-pub(crate) const SMALL_PAYLOAD: usize = 256;
 /// How long a tunnel that is closing may take to send what it still has.
 const CLOSE_MS_MAX: u64 = 5_000;
 
@@ -178,7 +178,7 @@ impl Tunnel {
             return 0;
         }
         let room = core.session.sendable(stream.id).min(DATA_PAYLOAD_MAX).min(wanted);
-        if (1..SMALL_PAYLOAD).contains(&room) && core.session.holds_small() {
+        if (1..SMALL_DATA).contains(&room) && core.session.holds_small() {
             core.held.push(stream.clone());
             return 0;
         }

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use halo_control::redirect::Options;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
@@ -23,7 +22,7 @@ pub(super) fn enrol(stage: &mut Stage) -> Result<Facts, Failure> {
     }
     let (before, started) = (stage.pids(), Instant::now());
     for pod in &stage.topology.pods {
-        stage.proxies[pod.node].agent.enrol(pod, &Options::default())?;
+        stage.proxies[pod.node].agent.enrol(pod, &pod.redirect())?;
     }
     for proxy in &stage.proxies {
         proxy.wait_ready(READY_MAX)?;

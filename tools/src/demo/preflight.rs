@@ -10,6 +10,8 @@ use halo_control::netns;
 use halo_control::redirect::{self, Options};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::lab::topology::has_ipv6;
+
 /// Everything that must hold before the first namespace is built.
 pub(super) fn check() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
@@ -21,7 +23,7 @@ pub(super) fn check() -> Result<(), String> {
             return Err(format!("the program `{program}` is missing; install the package {package}"));
         }
     }
-    io_uring::IoUring::new(8).map(drop).map_err(|error| no_io_uring(&error))?;
+    halo_shard::probe_io_uring().map_err(|error| no_io_uring(&error))?;
     let scratch = scratch().map_err(|error| {
         format!(
             "no network namespace can be created ({error}); the kernel needs CONFIG_NET_NS and the caller \
@@ -35,7 +37,8 @@ pub(super) fn check() -> Result<(), String> {
     if !veth.as_ref().is_ok_and(|output| output.status.success()) {
         return Err("no veth pair can be created; load it with `modprobe veth` (CONFIG_VETH)".into());
     }
-    redirect::apply(scratch.as_fd(), &Options::default()).map_err(|error| error.to_string())
+    let options = Options { ipv6: has_ipv6(), ..Options::default() };
+    redirect::apply(scratch.as_fd(), &options).map_err(|error| error.to_string())
 }
 
 /// A namespace without a name, which goes with its descriptor.

@@ -29,12 +29,12 @@ pub struct Server {
 impl Server {
     /// Starts an HTTP server which answers as the pod's name.
     pub fn http(lab: &Lab, pod: &Pod, port: u16) -> Result<Self> {
-        Self::start(lab, pod, &["serve", &format!("0.0.0.0:{port}"), &pod.name])
+        Self::start(lab, pod, &["serve", &any(pod, port), &pod.name])
     }
 
     /// Starts a server that sends its banner first.
     pub fn greeter(lab: &Lab, pod: &Pod, port: u16, banner: &str) -> Result<Self> {
-        Self::start(lab, pod, &["greet", &format!("0.0.0.0:{port}"), banner])
+        Self::start(lab, pod, &["greet", &any(pod, port), banner])
     }
 
     fn start(lab: &Lab, pod: &Pod, arguments: &[&str]) -> Result<Self> {
@@ -125,6 +125,11 @@ impl Client {
             other => Err(fault(&self.process, format!("load ended in {other:?}"))),
         }
     }
+}
+
+/// Every address of a pod, in all of its families.
+fn any(pod: &Pod, port: u16) -> String {
+    if pod.address_v6.is_some() { format!("[::]:{port}") } else { format!("0.0.0.0:{port}") }
 }
 
 fn spec(lab: &Lab, pod: &Pod, role: &str, arguments: &[&str]) -> Spec {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -143,7 +143,7 @@ impl Mesh {
             cluster_id: "Kubernetes",
             status: "Healthy",
             protocol: if self.enrolled.contains(&name) { "HBONE" } else { "TCP" },
-            workload_ips: vec![pod.address],
+            workload_ips: pod.addresses().collect(),
             services: services.map(|s| (s.key(), ports(s))).collect(),
             authorization_policies: policies.map(|policy| format!("{NAMESPACE}/{policy}")).collect(),
             name,
@@ -218,7 +218,7 @@ struct Workload {
     cluster_id: &'static str,
     status: &'static str,
     protocol: &'static str,
-    workload_ips: Vec<Ipv4Addr>,
+    workload_ips: Vec<IpAddr>,
     services: BTreeMap<String, BTreeMap<u16, u16>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     authorization_policies: Vec<String>,

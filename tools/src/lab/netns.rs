@@ -1,9 +1,10 @@
 //! A named network namespace: made with `ip netns`, so that `ip netns exec` finds it too.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::{Doing, LabError, Result};
@@ -54,6 +55,11 @@ impl Netns {
         self.within(|| run(program, arguments))?
     }
 
+    /// Runs lines of `ip` commands inside the namespace, up to the first that fails.
+    pub(super) fn ip_batch(&self, lines: &str) -> Result<()> {
+        self.within(|| run_with("ip", &["-batch", "-"], lines))?.map(drop)
+    }
+
     /// Writes a setting below `/proc/sys/net` of the namespace.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{key}");
@@ -63,15 +69,31 @@ impl Netns {
 
 /// Runs a program to its end and returns what it printed.
 pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    run_with(program, arguments, "")
+}
+
+/// As [`run`], with this text, at most what a pipe holds, for the program to read.
+fn run_with(program: &str, arguments: &[&str], input: &str) -> Result<String> {
     let line = || format!("{program} {}", arguments.join(" "));
-    let output = Command::new(program)
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .output()
-        .doing(format_args!("start `{}`", line()))?;
+    let output = || {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that ends before it has read everything says why on stderr.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        child.wait_with_output()
+    };
+    let output = output().doing(format_args!("start `{}`", line()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(LabError::Command { command: line(), stderr })
+    let command = if input.is_empty() { line() } else { format!("{}` with `{}", line(), input.trim()) };
+    Err(LabError::Command { command, stderr })
 }

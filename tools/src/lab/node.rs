@@ -148,6 +148,11 @@ pub fn launch(
         ("ZTUNNEL_WORKER_THREADS".to_owned(), text(&options.shards.to_string())),
         ("RUST_LOG".to_owned(), text(&options.log)),
     ];
+    let cores = node.cores.of(options.shards);
+    if !cores.is_empty() {
+        let cores: Vec<_> = cores.iter().map(ToString::to_string).collect();
+        environment.push(("HALO_CORES".to_owned(), text(&cores.join(","))));
+    }
     environment.extend(options.environment.iter().map(|(name, value)| (name.clone(), text(value))));
     lab.spawn(Spec {
         name: name.to_owned(),

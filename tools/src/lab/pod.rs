@@ -11,6 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use halo_core::net::canonical;
 use serde::{Deserialize, Serialize};
 
 use super::http::{self, Connection};
@@ -157,7 +158,8 @@ fn accept(listener: &TcpListener, handle: &(impl Fn(TcpStream) -> io::Result<()>
 
 fn serve_http(stream: &TcpStream, name: &str) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let client = stream.peer_addr()?;
+    // A listener for both families shows IPv4 clients as mapped addresses.
+    let client = canonical(stream.peer_addr()?);
     let mut reader = BufReader::new(stream);
     while let Some(request) = http::read(&mut reader)? {
         let marker = request.header("x-marker").unwrap_or("-");

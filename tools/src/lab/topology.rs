@@ -6,17 +6,26 @@
 //!   intruder                           └── greeter
 //! ```
 //!
-//! A pod has one address of its own (10.<node>.0.<n>/32) and reaches everything through its node, which routes. A
-//! service's address is translated on the client's node, as kube-proxy does it.
+//! A pod has one address of its own in each family (10.<node>.0.<n>/32 and fd00:10:<node>::<n>/128) and reaches
+//! everything through its node, which routes. On a kernel without IPv6 there is IPv4 alone. A service's address is
+//! translated on the client's node, as kube-proxy does it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::path::Path;
 use std::sync::Arc;
 
+use halo_control::redirect;
+
+use super::cores::{self, Share};
 use super::netns::{Netns, run};
 use super::{Doing, Lab, Result};
+use crate::node::usable_cores;
 
 /// The interface of a node towards the other node.
 pub const LINK: &str = "wire";
+/// The subnet of the link; those of pods are numbered from 1.
+const LINK_SUBNET: usize = 255;
 
 /// A node to build.
 #[derive(Debug, Clone)]
@@ -52,6 +61,10 @@ pub struct Node {
     pub netns: Arc<Netns>,
     /// Its address on the link.
     pub address: Ipv4Addr,
+    /// Its IPv6 address on the link; `None` where the kernel has no IPv6.
+    pub address_v6: Option<Ipv6Addr>,
+    /// Its part of the machine's cores.
+    pub cores: Share,
 }
 
 /// A pod.
@@ -67,19 +80,44 @@ pub struct Pod {
     pub netns: Arc<Netns>,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address; `None` where the kernel has no IPv6.
+    pub address_v6: Option<Ipv6Addr>,
+}
+
+impl Pod {
+    /// Its addresses in all families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address.into()).chain(self.address_v6.map(IpAddr::from))
+    }
+
+    /// What to capture in it: every family that it has.
+    pub fn redirect(&self) -> redirect::Options {
+        redirect::Options { ipv6: self.address_v6.is_some(), ..redirect::Options::default() }
+    }
+}
+
+/// Whether the kernel has IPv6 (it may be switched off with `ipv6.disable=1`).
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 impl Topology {
     /// Builds one or two nodes and their pods.
     pub fn build(lab: &Lab, plan: &[NodePlan]) -> Result<Self> {
         let mut nodes = Vec::new();
-        for (index, node) in plan.iter().enumerate() {
-            let netns = lab.namespace(&node.name)?;
+        let shares = cores::deal(&usable_cores(), plan.len());
+        for (index, (node, cores)) in plan.iter().zip(shares).enumerate() {
+            let netns = namespace(lab, &node.name)?;
             netns.sysctl("ipv4/ip_forward", "1")?;
+            if has_ipv6() {
+                netns.sysctl("ipv6/conf/all/forwarding", "1")?;
+            }
             nodes.push(Node {
                 name: node.name.clone(),
                 netns,
                 address: Ipv4Addr::new(10, 255, 0, octet(index + 1)),
+                address_v6: ula(LINK_SUBNET, index + 1),
+                cores,
             });
         }
         if let [left, right] = nodes.as_slice() {
@@ -92,8 +130,9 @@ impl Topology {
                     name: name.clone(),
                     uid: format!("00000000-0000-4000-8000-{:012}", pods.len() + 1),
                     node: index,
-                    netns: lab.namespace(name)?,
+                    netns: namespace(lab, name)?,
                     address: Ipv4Addr::new(10, octet(index + 1), 0, octet(nth + 10)),
+                    address_v6: ula(index + 1, nth + 10),
                 };
                 join_pod(&nodes[index], &pod)?;
                 pods.push(pod);
@@ -136,14 +175,38 @@ fn octet(number: usize) -> u8 {
     u8::try_from(number).unwrap_or(u8::MAX)
 }
 
+/// `fd00:10:<subnet>::<host>`, where the kernel has IPv6.
+fn ula(subnet: usize, host: usize) -> Option<Ipv6Addr> {
+    let (subnet, host) = (u16::from(octet(subnet)), u16::from(octet(host)));
+    has_ipv6().then(|| Ipv6Addr::new(0xfd00, 0x10, subnet, 0, 0, 0, 0, host))
+}
+
+/// A namespace whose interfaces use their IPv6 addresses at once, without looking for duplicates first.
+fn namespace(lab: &Lab, name: &str) -> Result<Arc<Netns>> {
+    let netns = lab.namespace(name)?;
+    if has_ipv6() {
+        for key in ["all/disable_ipv6", "all/accept_dad", "default/accept_dad"] {
+            netns.sysctl(&format!("ipv6/conf/{key}"), "0")?;
+        }
+    }
+    Ok(netns)
+}
+
 fn join_nodes(left: &Node, right: &Node) -> Result<()> {
     let (a, b) = (left.netns.name(), right.netns.name());
     run("ip", &["link", "add", LINK, "netns", a, "type", "veth", "peer", "name", LINK, "netns", b])?;
-    for (node, peer, peer_pods) in [(left, right, "10.2.0.0/16"), (right, left, "10.1.0.0/16")] {
-        let ip = |arguments: &[&str]| node.netns.command("ip", arguments);
-        ip(&["addr", "add", &format!("{}/24", node.address), "dev", LINK])?;
-        ip(&["link", "set", LINK, "up"])?;
-        ip(&["route", "add", peer_pods, "via", &peer.address.to_string()])?;
+    for (node, peer, peer_subnet) in [(left, right, 2), (right, left, 1)] {
+        let mut lines = format!(
+            "addr add {}/24 dev {LINK}\n\
+             link set {LINK} up\n\
+             route add 10.{peer_subnet}.0.0/16 via {}\n",
+            node.address, peer.address
+        );
+        if let Some((own, via)) = node.address_v6.zip(peer.address_v6) {
+            let _ = writeln!(lines, "addr add {own}/64 dev {LINK} nodad");
+            let _ = writeln!(lines, "route add fd00:10:{peer_subnet}::/48 via {via}");
+        }
+        node.netns.ip_batch(&lines)?;
     }
     Ok(())
 }
@@ -152,18 +215,26 @@ fn join_pod(node: &Node, pod: &Pod) -> Result<()> {
     let (node_ns, pod_ns) = (node.netns.name(), pod.netns.name());
     let [_, subnet, _, nth] = pod.address.octets();
     let (gateway, port) = (format!("10.{subnet}.0.1"), format!("pod{nth}"));
-    let address = pod.address.to_string();
+    let address = pod.address;
     run("ip", &["link", "add", &port, "netns", node_ns, "type", "veth", "peer", "eth0", "netns", pod_ns])?;
-    let ip =
-        |arguments: &str| node.netns.command("ip", &arguments.split_ascii_whitespace().collect::<Vec<_>>());
-    ip(&format!("addr add {gateway}/32 dev {port}"))?;
-    ip(&format!("link set {port} up"))?;
-    ip(&format!("route add {address}/32 dev {port}"))?;
-    let ip =
-        |arguments: &str| pod.netns.command("ip", &arguments.split_ascii_whitespace().collect::<Vec<_>>());
-    ip(&format!("addr add {address}/32 dev eth0"))?;
-    ip("link set eth0 up")?;
-    ip(&format!("route add {gateway}/32 dev eth0"))?;
-    ip(&format!("route add default via {gateway} dev eth0"))?;
-    Ok(())
+    let mut at_node = format!(
+        "addr add {gateway}/32 dev {port}\n\
+         link set {port} up\n\
+         route add {address}/32 dev {port}\n"
+    );
+    let mut in_pod = format!(
+        "addr add {address}/32 dev eth0\n\
+         link set eth0 up\n\
+         route add {gateway}/32 dev eth0\n\
+         route add default via {gateway} dev eth0\n"
+    );
+    if let Some((address, gateway)) = pod.address_v6.zip(ula(subnet.into(), 1)) {
+        let _ = writeln!(at_node, "addr add {gateway}/128 dev {port} nodad");
+        let _ = writeln!(at_node, "route add {address}/128 dev {port}");
+        let _ = writeln!(in_pod, "addr add {address}/128 dev eth0 nodad");
+        let _ = writeln!(in_pod, "route add {gateway}/128 dev eth0");
+        let _ = writeln!(in_pod, "route add ::/0 via {gateway} dev eth0");
+    }
+    node.netns.ip_batch(&at_node)?;
+    pod.netns.ip_batch(&in_pod)
 }

@@ -7,8 +7,8 @@
 //! was sent before an answered PING has been handed to the peer's applications. That bounds bursts; nothing in HTTP/2
 //! tells us of an application that stopped reading small messages.
 
-/// A payload of at least this many bytes is not charged.
-pub(super) const SMALL: usize = 256;
+/// A DATA payload of at least this many bytes is not charged to a peer's budget for small frames.
+pub const SMALL_DATA: usize = 256;
 /// The least budget that a peer grants.
 const BUDGET_MIN: u64 = 25_600;
 
@@ -37,14 +37,14 @@ impl Pace {
 
     /// A DATA frame without END_STREAM is sent. Returns the PING to send behind it, if one is due.
     pub(super) fn sent(&mut self, len: usize) -> Option<[u8; 8]> {
-        if len >= SMALL {
-            let paid = (len - SMALL) as u64;
+        if len >= SMALL_DATA {
+            let paid = (len - SMALL_DATA) as u64;
             self.charged = self.charged.saturating_sub(paid);
             // What is paid off cannot be answered for once more.
             self.probed = self.probed.map(|probed| probed.saturating_sub(paid));
             return None;
         }
-        self.charged += (SMALL - len) as u64;
+        self.charged += (SMALL_DATA - len) as u64;
         if self.probed.is_some() || self.charged < self.limit() / 2 {
             return None;
         }
@@ -62,7 +62,7 @@ impl Pace {
 
     /// Whether small frames should wait for the answer to a PING.
     pub(super) fn holds(&self) -> bool {
-        self.probed.is_some() && self.charged + SMALL as u64 > self.limit()
+        self.probed.is_some() && self.charged + SMALL_DATA as u64 > self.limit()
     }
 
     /// The first octet keeps these apart from other PINGs.

@@ -19,6 +19,20 @@ fn frame(ports: (u16, u16), sequence: u32, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn frame_v6(ports: (u16, u16), sequence: u32, data: &[u8]) -> Vec<u8> {
+    let v4 = frame(ports, sequence, data);
+    let mut bytes = vec![0; 12];
+    bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    bytes.extend((20 + data.len() as u16).to_be_bytes());
+    bytes.extend([6, 64]);
+    bytes.extend([0xfd; 16]);
+    bytes.extend([0xfe; 16]);
+    bytes.extend(&v4[34..54 + data.len()]);
+    // A trailer is no data.
+    bytes.extend([b'm'; 6]);
+    bytes
+}
+
 fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind, 3, 3];
     bytes.extend((body.len() as u16).to_be_bytes());
@@ -54,6 +68,18 @@ fn marker_is_found_across_segments_and_not_twice_in_a_retransmission() {
     let seen = seen(&frames);
     assert_eq!((seen.markers, seen.gaps), (2, 0));
     assert_eq!((seen.other_segments, seen.tunnel_segments), (4, 0));
+}
+
+#[test]
+fn ipv6_is_read_like_ipv4() {
+    let frames = [
+        frame_v6((4000, 80), 1, b"mark"),
+        frame_v6((4000, 80), 5, b"er"),
+        frame_v6((4000, 15008), 1, &record(23, b"sealed")),
+    ];
+    let seen = seen(&frames);
+    assert_eq!((seen.markers, seen.gaps, seen.data_records), (1, 0, 1), "{seen:?}");
+    assert_eq!((seen.other_segments, seen.tunnel_segments, seen.tunnels_without_tls), (2, 1, 0));
 }
 
 #[test]
@@ -108,14 +134,16 @@ fn plaintext_on_the_tunnel_port_is_noticed() {
 
 #[test]
 fn broken_packets_are_left_alone() {
-    let whole = frame((4000, 15008), 1, &record(23, &[1; 50]));
-    for length in 0..whole.len() {
-        let mut reader = Reader::new(b"marker");
-        reader.packet(&whole[..length]);
-        for byte in 0..whole.len() {
-            let mut broken = whole.clone();
-            broken[byte] ^= 0xff;
-            reader.packet(&broken[..length]);
+    let data = record(23, &[1; 50]);
+    for whole in [frame((4000, 15008), 1, &data), frame_v6((4000, 15008), 1, &data)] {
+        for length in 0..whole.len() {
+            let mut reader = Reader::new(b"marker");
+            reader.packet(&whole[..length]);
+            for byte in 0..whole.len() {
+                let mut broken = whole.clone();
+                broken[byte] ^= 0xff;
+                reader.packet(&broken[..length]);
+            }
         }
     }
 }

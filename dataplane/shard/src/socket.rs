@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use halo_core::net::canonical;
 use monoio::buf::{IoBuf, SliceMut};
-use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::{TcpListener, TcpStream};
 use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
@@ -146,9 +146,10 @@ pub(crate) struct Socket {
 }
 
 /// The receiving half of a [`Socket`].
-pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
-/// The sending half of a [`Socket`].
-pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
+pub(crate) struct Reader(Rc<UnsafeCell<TcpStream>>);
+/// The sending half of a [`Socket`]. Dropping it sends nothing, where the runtime's own half would send FIN: a task
+/// that fails drops its half before anyone can cut the connection, and the peer would take the cut for an end.
+pub(crate) struct Writer(Rc<UnsafeCell<TcpStream>>);
 
 /// Ends a connection from outside the tasks that read and write it. It does not keep the socket open.
 #[derive(Clone)]
@@ -160,9 +161,9 @@ pub(crate) struct Closer {
 impl Socket {
     fn new(stream: TcpStream) -> Self {
         let fd = stream.as_raw_fd();
-        let (reader, writer) = stream.into_split();
-        let closer = Closer { alive: Rc::downgrade(&reader.0), fd };
-        Self { reader: Reader(reader), writer: Writer(writer), closer }
+        let stream = Rc::new(UnsafeCell::new(stream));
+        let closer = Closer { alive: Rc::downgrade(&stream), fd };
+        Self { reader: Reader(stream.clone()), writer: Writer(stream), closer }
     }
 
     /// A handle that ends the connection from outside.
@@ -239,10 +240,14 @@ impl Reader {
     /// capacity. Never drop this future: bytes it has taken would be lost.
     pub(crate) async fn read(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let (start, capacity) = (buffer.len(), buffer.capacity());
+        // SAFETY: a read leaves the stream's own state alone but for the descriptor's count, which one thread uses; the
+        // borrow lasts for one operation, `&mut self` keeps reads apart, and the writer makes only writes of the same
+        // kind. The runtime's own halves rest on this too.
+        let stream = unsafe { &mut *self.0.get() };
         if start == 0 {
-            return self.0.read(buffer).await;
+            return stream.read(buffer).await;
         }
-        let (result, slice) = self.0.read(SliceMut::new(buffer, start, capacity)).await;
+        let (result, slice) = stream.read(SliceMut::new(buffer, start, capacity)).await;
         (result, slice.into_inner())
     }
 }
@@ -253,7 +258,9 @@ impl Writer {
         let length = buffer.len();
         let mut sent = 0;
         while sent < length {
-            let (result, slice) = self.0.write(buffer.slice(sent..length)).await;
+            // SAFETY: as for `Reader::read`, with the halves exchanged.
+            let stream = unsafe { &mut *self.0.get() };
+            let (result, slice) = stream.write(buffer.slice(sent..length)).await;
             buffer = slice.into_inner();
             match result {
                 Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),

@@ -48,6 +48,25 @@ fn an_abort_reaches_the_peer_as_a_reset_and_ends_our_own_read() {
 }
 
 #[test]
+fn halves_that_are_dropped_before_the_abort_do_not_turn_it_into_an_end() {
+    on_each_ring(|listener, address, _| async move {
+        let client = thread::spawn(move || {
+            let mut client = Plain::connect(address).unwrap();
+            let mut all = Vec::new();
+            (client.read_to_end(&mut all).map_err(|error| error.kind()), all)
+        });
+        let (Socket { reader, mut writer, closer }, _) = listener.accept().await.unwrap();
+        let (written, _) = writer.write_all(b"half of an answer".to_vec()).await;
+        written.unwrap();
+        drop(writer);
+        ring::sleep_ms(5).await;
+        closer.abort();
+        assert_eq!(client.join().unwrap(), (Err(ErrorKind::ConnectionReset), b"half of an answer".to_vec()));
+        drop(reader);
+    });
+}
+
+#[test]
 fn an_end_reaches_the_peer_as_an_end_and_the_other_direction_goes_on() {
     on_each_ring(|listener, address, _| async move {
         let client = thread::spawn(move || {

@@ -103,6 +103,12 @@ impl Listener {
         Ok((Socket::new(stream), canonical(peer)))
     }
 
+    /// The port it is bound to.
+    #[cfg(test)]
+    pub(crate) fn port(&self) -> u16 {
+        self.inner.local_addr().unwrap().port()
+    }
+
     /// A handle that ends the accept in flight.
     pub(crate) fn stop_handle(self: &Rc<Self>) -> ListenerStop {
         ListenerStop { listener: self.clone() }

@@ -331,3 +331,6 @@ impl Tunnel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,10 +161,12 @@ fn receive(
                 }
             }
             Event::GoAway { last_stream, .. } => {
-                for (_, stream) in core.streams.range(StreamId(last_stream.0.saturating_add(1))..) {
-                    stream.fail(Reason::TunnelLost);
-                }
+                // A client's GOAWAY counts the streams that a server opened, of which there are none: those that it
+                // opened itself run on.
                 if let Side::Outbound(id) = tunnel.side {
+                    for (_, stream) in core.streams.range(StreamId(last_stream.0.saturating_add(1))..) {
+                        stream.fail(Reason::TunnelLost);
+                    }
                     shard.retire_tunnel(id);
                 }
             }

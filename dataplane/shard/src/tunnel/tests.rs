@@ -168,3 +168,27 @@ fn a_client_that_goes_away_keeps_the_streams_that_it_has() {
         assert_eq!(joined(client).await, b"after GOAWAY");
     });
 }
+
+#[test]
+fn a_tunnel_that_ends_while_its_peer_takes_nothing_is_cut_in_time() {
+    Ring::build(RingKind::Auto).unwrap().run(async {
+        let shard = shard();
+        let (tunnel, far) = accepted(&shard).await;
+        // More than both sockets hold, so that the writer is stuck.
+        tunnel.core.borrow_mut().out.resize(64 << 20, 0);
+        tunnel.write_ready.notify();
+        while !tunnel.core.borrow().out.is_empty() {
+            ring::sleep_ms(1).await;
+        }
+        ring::sleep_ms(50).await;
+        tunnel.fail(Reason::H2Failed);
+        let cut = ring::within_ms(2 * CLOSE_MS_MAX, async {
+            // The writer's task and the reader's hold the tunnel until they end.
+            while Rc::strong_count(&tunnel) > 1 {
+                ring::sleep_ms(10).await;
+            }
+        });
+        assert!(cut.await.is_some(), "the tunnel's tasks never end");
+        drop(far);
+    });
+}

@@ -74,6 +74,7 @@ pub fn end_of(stream: &mut TcpStream) -> End {
             Ok(_) => {}
             Err(error) if is_reset(&error) => return End::Reset,
             Err(error) if is_timeout(&error) => return End::Open,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
         }
     }

@@ -248,6 +248,7 @@ impl Handles {
                 core: cores.get(index % cores.len().max(1)).copied(),
                 limits: config.limits.clone(),
                 records: records(config.records),
+                ipv6: config.ipv6,
                 ring: ring(config.ring),
                 refusals: refusals.clone(),
             })?;

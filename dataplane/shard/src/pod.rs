@@ -71,3 +71,23 @@ impl Pod {
         self.stopped.get()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The pod `shop/pay` in the test's own namespace, without listeners.
+    pub(crate) fn pod() -> Rc<Pod> {
+        let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        Rc::new(Pod {
+            uid: "pay-0".into(),
+            name: "pay-0".into(),
+            namespace: "shop".into(),
+            service_account: "pay".into(),
+            netns: Arc::new(netns.into()),
+            connections: Cell::new(0),
+            stopped: Cell::new(false),
+            listeners: RefCell::default(),
+        })
+    }
+}

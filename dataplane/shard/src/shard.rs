@@ -69,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) ring: &'static str,
     pub(crate) limits: Limits,
     pub(crate) records: RecordsKind,
+    pub(crate) ipv6: bool,
     pub(crate) counters: Arc<Counters>,
     pub(crate) place: Place,
     pub(crate) refusals: Refusals,
@@ -86,7 +87,7 @@ impl Shard {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
         Rc::new(Self {
-            sockets: SocketOptions::for_host(parts.limits.packet_mark),
+            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6),
             parts,
             timers: Rc::default(),
             buffers: Buffers::default(),

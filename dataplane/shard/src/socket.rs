@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use halo_core::net::canonical;
 use monoio::buf::{IoBuf, SliceMut};
-use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::{TcpListener, TcpStream};
 use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
@@ -37,14 +37,16 @@ pub(crate) struct SocketOptions {
     pub(crate) mark: u32,
     /// Congestion control for legs inside a pod, where the host's default does worse on loopback.
     pub(crate) local_congestion: Option<&'static str>,
+    /// Whether listeners take IPv6 beside IPv4.
+    pub(crate) ipv6: bool,
 }
 
 impl SocketOptions {
     /// The options for this host: cubic inside pods where the host's default is bbr.
-    pub(crate) fn for_host(mark: u32) -> Self {
+    pub(crate) fn for_host(mark: u32, ipv6: bool) -> Self {
         let default = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
         let bbr = default.is_ok_and(|name| name.trim() == "bbr");
-        Self { mark, local_congestion: bbr.then_some("cubic") }
+        Self { mark, local_congestion: bbr.then_some("cubic"), ipv6 }
     }
 
     fn apply(&self, socket: &RawSocket) -> io::Result<()> {
@@ -86,11 +88,12 @@ impl Listener {
         options: &SocketOptions,
     ) -> Result<Self, (&'static str, io::Error)> {
         place.enter(netns).map_err(|error| ("enter the network namespace", error))?;
-        let socket = match listening(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), options) {
-            Err(error) if no_ipv6(&error) => {
-                listening(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), options)
-            }
-            other => other,
+        let ipv4 = || listening(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), options);
+        let ipv6 = || listening(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), options);
+        let socket = if options.ipv6 {
+            ipv6().or_else(|error| if no_ipv6(&error) { ipv4() } else { Err(error) })
+        } else {
+            ipv4()
         };
         let socket = socket.map_err(|error| ("bind a listener", error))?;
         let inner = TcpListener::from_std(StdListener::from(socket));
@@ -101,6 +104,12 @@ impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         let (stream, peer) = self.inner.accept().await?;
         Ok((Socket::new(stream), canonical(peer)))
+    }
+
+    /// The port it is bound to.
+    #[cfg(test)]
+    pub(crate) fn port(&self) -> u16 {
+        self.inner.local_addr().unwrap().port()
     }
 
     /// A handle that ends the accept in flight.
@@ -146,9 +155,10 @@ pub(crate) struct Socket {
 }
 
 /// The receiving half of a [`Socket`].
-pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
-/// The sending half of a [`Socket`].
-pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
+pub(crate) struct Reader(Rc<UnsafeCell<TcpStream>>);
+/// The sending half of a [`Socket`]. Dropping it sends nothing, where the runtime's own half would send FIN: a task
+/// that fails drops its half before anyone can cut the connection, and the peer would take the cut for an end.
+pub(crate) struct Writer(Rc<UnsafeCell<TcpStream>>);
 
 /// Ends a connection from outside the tasks that read and write it. It does not keep the socket open.
 #[derive(Clone)]
@@ -160,9 +170,9 @@ pub(crate) struct Closer {
 impl Socket {
     fn new(stream: TcpStream) -> Self {
         let fd = stream.as_raw_fd();
-        let (reader, writer) = stream.into_split();
-        let closer = Closer { alive: Rc::downgrade(&reader.0), fd };
-        Self { reader: Reader(reader), writer: Writer(writer), closer }
+        let stream = Rc::new(UnsafeCell::new(stream));
+        let closer = Closer { alive: Rc::downgrade(&stream), fd };
+        Self { reader: Reader(stream.clone()), writer: Writer(stream), closer }
     }
 
     /// A handle that ends the connection from outside.
@@ -239,10 +249,14 @@ impl Reader {
     /// capacity. Never drop this future: bytes it has taken would be lost.
     pub(crate) async fn read(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let (start, capacity) = (buffer.len(), buffer.capacity());
+        // SAFETY: a read leaves the stream's own state alone but for the descriptor's count, which one thread uses; the
+        // borrow lasts for one operation, `&mut self` keeps reads apart, and the writer makes only writes of the same
+        // kind. The runtime's own halves rest on this too.
+        let stream = unsafe { &mut *self.0.get() };
         if start == 0 {
-            return self.0.read(buffer).await;
+            return stream.read(buffer).await;
         }
-        let (result, slice) = self.0.read(SliceMut::new(buffer, start, capacity)).await;
+        let (result, slice) = stream.read(SliceMut::new(buffer, start, capacity)).await;
         (result, slice.into_inner())
     }
 }
@@ -253,7 +267,9 @@ impl Writer {
         let length = buffer.len();
         let mut sent = 0;
         while sent < length {
-            let (result, slice) = self.0.write(buffer.slice(sent..length)).await;
+            // SAFETY: as for `Reader::read`, with the halves exchanged.
+            let stream = unsafe { &mut *self.0.get() };
+            let (result, slice) = stream.write(buffer.slice(sent..length)).await;
             buffer = slice.into_inner();
             match result {
                 Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),

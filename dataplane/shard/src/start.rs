@@ -27,6 +27,8 @@ pub struct ShardConfig {
     pub limits: Limits,
     /// Which record layer its tunnels use.
     pub records: RecordsKind,
+    /// Whether its listeners take IPv6 beside IPv4.
+    pub ipv6: bool,
     /// Which kernel interface it uses.
     pub ring: RingKind,
     /// Where it tells of refused connections; bounded, so that a slow reader never holds the shard up.
@@ -112,6 +114,7 @@ fn run(
         ring: ring.name(),
         limits: config.limits,
         records: config.records,
+        ipv6: config.ipv6,
         counters,
         place,
         refusals: Refusals::new(config.refusals),

@@ -27,6 +27,7 @@ use crate::inbound;
 use crate::pod::Pod;
 use crate::shard::Shard;
 use crate::socket::{Closer, Socket};
+use crate::timer::{Deadline, Timers};
 use crate::tls::{AnyRecords, Records, TlsError};
 use crate::wake::Signal;
 
@@ -63,6 +64,9 @@ pub(crate) struct Tunnel {
     /// Set after each send, for the reader, which pauses while too much is waiting.
     written: Signal,
     closer: Closer,
+    timers: Rc<Timers>,
+    /// Cuts a connection that does not finish closing. Armed where closing begins: the writer may be stuck by then.
+    close_deadline: RefCell<Option<Deadline>>,
     ended: Cell<Option<Reason>>,
     closing: Cell<bool>,
     /// Takes no new streams, and closes with its last one.
@@ -124,6 +128,8 @@ impl Tunnel {
             write_ready: Signal::default(),
             written: Signal::default(),
             closer: socket.closer(),
+            timers: shard.timers.clone(),
+            close_deadline: RefCell::default(),
             ended: Cell::new(None),
             closing: Cell::new(false),
             retired: Cell::new(false),
@@ -258,6 +264,7 @@ impl Tunnel {
         if self.closing.replace(true) || self.ended.get().is_some() {
             return;
         }
+        self.limit_closing();
         self.core.borrow_mut().session.close(ErrorCode::NoError);
         self.flush();
         let mut core = self.core.borrow_mut();
@@ -274,7 +281,9 @@ impl Tunnel {
             return;
         }
         self.ended.set(Some(reason));
-        self.closing.set(true);
+        if !self.closing.replace(true) {
+            self.limit_closing();
+        }
         let streams = {
             let mut core = self.core.borrow_mut();
             core.blocked.clear();
@@ -292,6 +301,12 @@ impl Tunnel {
     pub(crate) fn abort(&self, reason: Reason) {
         self.fail(reason);
         self.closer.abort();
+    }
+
+    fn limit_closing(&self) {
+        let closer = self.closer.clone();
+        let deadline = self.timers.after(CLOSE_MS_MAX, move || closer.abort());
+        self.close_deadline.replace(Some(deadline));
     }
 
     /// Why the tunnel ended, once it has.
@@ -331,3 +346,6 @@ impl Tunnel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

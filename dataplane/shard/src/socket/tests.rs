@@ -14,7 +14,7 @@ fn on_each_ring<F: Future<Output = ()>>(with: impl Fn(Rc<Listener>, SocketAddr, 
         Ring::build(kind).unwrap().run(async {
             let place = Place::home().unwrap();
             let netns = Arc::new(OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap()));
-            let options = SocketOptions { mark: 0, local_congestion: None };
+            let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
             let listener = Rc::new(Listener::bind(&place, &netns, 0, &options).unwrap());
             let port = listener.inner.local_addr().unwrap().port();
             with(listener, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), place).await;
@@ -44,6 +44,25 @@ fn an_abort_reaches_the_peer_as_a_reset_and_ends_our_own_read() {
         let (read, _) = socket.reader.read(buffer).await;
         assert!(!matches!(read, Ok(1..)), "bytes after an abort");
         assert_eq!(client.join().unwrap(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn halves_that_are_dropped_before_the_abort_do_not_turn_it_into_an_end() {
+    on_each_ring(|listener, address, _| async move {
+        let client = thread::spawn(move || {
+            let mut client = Plain::connect(address).unwrap();
+            let mut all = Vec::new();
+            (client.read_to_end(&mut all).map_err(|error| error.kind()), all)
+        });
+        let (Socket { reader, mut writer, closer }, _) = listener.accept().await.unwrap();
+        let (written, _) = writer.write_all(b"half of an answer".to_vec()).await;
+        written.unwrap();
+        drop(writer);
+        ring::sleep_ms(5).await;
+        closer.abort();
+        assert_eq!(client.join().unwrap(), (Err(ErrorKind::ConnectionReset), b"half of an answer".to_vec()));
+        drop(reader);
     });
 }
 
@@ -95,7 +114,7 @@ fn a_refused_dial_is_an_error_of_the_upstream_and_not_of_this_host() {
         drop(listener);
         ring::sleep_ms(5).await;
         let netns = Arc::new(OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap()));
-        let options = SocketOptions { mark: 0, local_congestion: None };
+        let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
         let dial =
             Dial { place: &place, netns: &netns, options: &options, source: None, local: true, ms_max: 1000 };
         let refused = dial.connect(address).await.err().unwrap();

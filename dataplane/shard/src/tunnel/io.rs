@@ -6,7 +6,7 @@ use halo_core::hbone::{ErrorCode, Event, SessionError, StreamId};
 use halo_core::limits::{RECORD_PLAINTEXT_MAX, TUNNEL_PENDING_MAX, TUNNEL_READ};
 use halo_core::outcome::Reason;
 
-use super::{CLOSE_MS_MAX, Core, Side, Stream, Tunnel};
+use super::{Core, Side, Stream, Tunnel};
 use crate::inbound;
 use crate::ring;
 use crate::shard::Shard;
@@ -209,13 +209,8 @@ fn resize(shard: &Shard, tunnel: &Tunnel, buffer: Vec<u8>, filled: bool) -> Vec<
 /// Sends what is sealed, everything at once, whenever there is something.
 async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
     let mut spare = Vec::new();
-    let mut deadline = None;
     loop {
         tunnel.write_ready.wait().await;
-        if tunnel.closing.get() && deadline.is_none() {
-            let closer = tunnel.closer.clone();
-            deadline = Some(shard.timers.after(CLOSE_MS_MAX, move || closer.abort()));
-        }
         loop {
             let out = take_out(&tunnel, spare);
             if out.is_empty() {

@@ -1,0 +1,197 @@
+//! A tunnel over loopback, with a peer that is made of the session and record layer alone.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use halo_core::hbone::{Event, SessionConfig};
+use halo_core::limits::Limits;
+use halo_core::snapshot::Snapshot;
+use halo_core::workload::Workload;
+
+use super::*;
+use crate::netns::Place;
+use crate::pod;
+use crate::refusal::Refusals;
+use crate::ring::{self, Ring, RingKind};
+use crate::shard::Parts;
+use crate::socket::{Listener, SocketOptions};
+use crate::tls::tests::pair::{cart, connected, open_all, pay};
+use crate::tls::{AnyRecords, RecordsKind};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn shard() -> Rc<Shard> {
+    let shard = Shard::new(Parts {
+        index: 0,
+        core: None,
+        ring: "test",
+        limits: Limits { packet_mark: 0, ..Limits::default() },
+        records: RecordsKind::Sealed,
+        counters: Arc::default(),
+        place: Place::home().unwrap(),
+        ipv6: true,
+        refusals: Refusals::new(mpsc::sync_channel(1).0),
+    });
+    shard.spawn(shard.timers.clone().run());
+    shard
+}
+
+/// The far end of a tunnel, on a thread of its own.
+struct Far {
+    socket: TcpStream,
+    records: AnyRecords,
+    session: HboneSession,
+    wire: Vec<u8>,
+}
+
+impl Far {
+    fn flush(&mut self) {
+        let (mut plain, mut sealed) = (Vec::new(), Vec::new());
+        self.session.take_output(&mut plain);
+        if !plain.is_empty() {
+            self.records.seal(&[&plain], &mut sealed).unwrap();
+            self.socket.write_all(&sealed).unwrap();
+        }
+    }
+
+    fn data(&mut self, stream: StreamId, payload: &[u8], end: bool) {
+        let header = self.session.data(stream, payload.len(), end);
+        let mut sealed = Vec::new();
+        self.records.seal(&[&header, payload], &mut sealed).unwrap();
+        self.socket.write_all(&sealed).unwrap();
+    }
+
+    /// Reads until an event satisfies `wanted`; the payload that came with it or before it.
+    fn until(&mut self, wanted: impl Fn(&Event<'_>) -> bool) -> Vec<u8> {
+        let mut payload = Vec::new();
+        loop {
+            let (plain, closed) = open_all(&mut self.records, &mut self.wire).unwrap();
+            let mut input = &plain[..];
+            let mut found = false;
+            while let Some(event) = self.session.receive(&mut input, 0).unwrap() {
+                found |= wanted(&event);
+                if let Event::Data { bytes, .. } = event {
+                    payload.extend_from_slice(bytes);
+                }
+            }
+            self.flush();
+            if found {
+                return payload;
+            }
+            assert!(!closed, "the tunnel closed");
+            let mut chunk = [0; 4096];
+            let length = self.socket.read(&mut chunk).unwrap();
+            assert!(length > 0, "the connection ended");
+            self.wire.extend_from_slice(&chunk[..length]);
+        }
+    }
+}
+
+/// A tunnel that we accepted as `pay`, its client `cart`, and a socket pair under them.
+async fn accepted(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
+    let pod = pod::tests::pod();
+    let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
+    let listener = Rc::new(Listener::bind(&shard.place, &pod.netns, 0, &options).unwrap());
+    let (client, server) = connected(RecordsKind::Sealed, RecordsKind::Sealed);
+    let far = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.port())).unwrap();
+    far.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (socket, from) = listener.accept().await.unwrap();
+    let local = socket.local_address().unwrap();
+    let peer = inbound::Peer {
+        id: shard.unique(),
+        pod: pod.clone(),
+        client: from,
+        local,
+        identity: cart(),
+        own_identity: pay(),
+    };
+    let session = HboneSession::server(SessionConfig::from(&shard.limits), ring::now_ms());
+    let secured = Secured { socket, records: server, identity: cart(), leftover: Vec::new() };
+    let start = Start { pod, side: Side::Inbound(Rc::new(peer)), session };
+    let tunnel = Tunnel::start(shard, secured, start);
+    let session: SessionConfig = SessionConfig::from(&shard.limits);
+    let session = HboneSession::client(session, 0);
+    (tunnel, Far { socket: far, records: client, session, wire: Vec::new() })
+}
+
+/// Adopts a mesh with the test's pod at the loopback address.
+fn adopt_pod(shard: &Shard) {
+    let mut snapshot = Snapshot::default();
+    snapshot.workloads.insert(Arc::new(Workload {
+        uid: "pay-0".into(),
+        name: "pay-0".into(),
+        namespace: "shop".into(),
+        service_account: "pay".into(),
+        trust_domain: "cluster.local".into(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        ..Workload::default()
+    }));
+    shard.adopt(Arc::new(snapshot));
+}
+
+/// An application that sends back what it gets.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut copy = socket.try_clone().unwrap();
+        std::io::copy(&mut copy, &mut socket).unwrap();
+    });
+    address
+}
+
+async fn joined<T>(thread: thread::JoinHandle<T>) -> T {
+    while !thread.is_finished() {
+        ring::sleep_ms(1).await;
+    }
+    thread.join().unwrap()
+}
+
+#[test]
+fn a_client_that_goes_away_keeps_the_streams_that_it_has() {
+    Ring::build(RingKind::Auto).unwrap().run(async {
+        let shard = shard();
+        adopt_pod(&shard);
+        let (_tunnel, mut far) = accepted(&shard).await;
+        let app = echo();
+        let client = thread::spawn(move || {
+            let request = ConnectRequest { authority: app.to_string(), headers: Vec::new() };
+            let stream = far.session.open(&request).unwrap();
+            far.flush();
+            far.until(|event| matches!(event, Event::Response { response, .. } if response.status == 200));
+            far.session.begin_drain();
+            far.flush();
+            far.data(stream, b"after GOAWAY", true);
+            far.until(|event| matches!(event, Event::End { .. }))
+        });
+        assert_eq!(joined(client).await, b"after GOAWAY");
+    });
+}
+
+#[test]
+fn a_tunnel_that_ends_while_its_peer_takes_nothing_is_cut_in_time() {
+    Ring::build(RingKind::Auto).unwrap().run(async {
+        let shard = shard();
+        let (tunnel, far) = accepted(&shard).await;
+        // More than both sockets hold, so that the writer is stuck.
+        tunnel.core.borrow_mut().out.resize(64 << 20, 0);
+        tunnel.write_ready.notify();
+        while !tunnel.core.borrow().out.is_empty() {
+            ring::sleep_ms(1).await;
+        }
+        ring::sleep_ms(50).await;
+        tunnel.fail(Reason::H2Failed);
+        let cut = ring::within_ms(2 * CLOSE_MS_MAX, async {
+            // The writer's task and the reader's hold the tunnel until they end.
+            while Rc::strong_count(&tunnel) > 1 {
+                ring::sleep_ms(10).await;
+            }
+        });
+        assert!(cut.await.is_some(), "the tunnel's tasks never end");
+        drop(far);
+    });
+}

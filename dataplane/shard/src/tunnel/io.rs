@@ -2,7 +2,7 @@
 
 use std::rc::{Rc, Weak};
 
-use halo_core::hbone::{ErrorCode, Event, SessionError, StreamId};
+use halo_core::hbone::{Event, SessionError, StreamId};
 use halo_core::limits::{RECORD_PLAINTEXT_MAX, TUNNEL_PENDING_MAX, TUNNEL_READ};
 use halo_core::outcome::Reason;
 
@@ -139,11 +139,7 @@ fn receive(
                     stream.end();
                 }
             }),
-            Event::Reset { stream, code } => {
-                let reason =
-                    if code == ErrorCode::RefusedStream { Reason::TunnelLost } else { Reason::Reset };
-                with(core, stream, |stream| stream.fail(reason));
-            }
+            Event::Reset { stream, code } => with(core, stream, |stream| stream.reset(code)),
             Event::Request { stream, request, end_stream } => {
                 let id = stream;
                 let stream = Rc::new(Stream::new(id));

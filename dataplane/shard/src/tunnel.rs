@@ -319,6 +319,11 @@ impl Tunnel {
         self.core.borrow().streams.len()
     }
 
+    /// How many streams the peer allows at once, as far as it has said.
+    pub(crate) fn streams_max(&self) -> usize {
+        self.core.borrow().session.streams_max()
+    }
+
     /// Seals queued control frames and wakes the writer.
     fn flush(&self) {
         let sealed = self.core.borrow_mut().seal_control();

@@ -34,7 +34,7 @@ pub(crate) use stream::{Arrival, Stream};
 /// DATA payloads below this count against a peer's budget for small frames (the `h2` crate from 0.4.16).
 pub(crate) const SMALL_PAYLOAD: usize = 256;
 /// How long a tunnel that is closing may take to send what it still has.
-const CLOSE_MS_MAX: u64 = 5_000;
+pub(crate) const CLOSE_MS_MAX: u64 = 5_000;
 
 /// Which end of the tunnel we are, and what follows from it.
 pub(crate) enum Side {
@@ -69,6 +69,8 @@ pub(crate) struct Tunnel {
     close_deadline: RefCell<Option<Deadline>>,
     ended: Cell<Option<Reason>>,
     closing: Cell<bool>,
+    /// Nothing more is sent: FIN has followed the last bytes, or they could not be sent.
+    sent: Cell<bool>,
     /// Takes no new streams, and closes with its last one.
     retired: Cell<bool>,
 }
@@ -132,6 +134,7 @@ impl Tunnel {
             close_deadline: RefCell::default(),
             ended: Cell::new(None),
             closing: Cell::new(false),
+            sent: Cell::new(false),
             retired: Cell::new(false),
         });
         io::start(shard, &tunnel, socket, leftover);
@@ -312,6 +315,11 @@ impl Tunnel {
     /// Why the tunnel ended, once it has.
     pub(crate) fn ended(&self) -> Option<Reason> {
         self.ended.get()
+    }
+
+    /// Whether a tunnel that closes has sent all it had.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.sent.get()
     }
 
     /// Streams on the tunnel.

@@ -218,6 +218,7 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
             sent.clear();
             spare = sent;
             if result.is_err() {
+                tunnel.sent.set(true);
                 tunnel.abort(Reason::TunnelLost);
                 return;
             }
@@ -232,6 +233,7 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
         }
         if tunnel.closing.get() {
             tunnel.closer.end();
+            tunnel.sent.set(true);
             if tunnel.ended().is_some() {
                 return;
             }

@@ -41,6 +41,10 @@ pub(crate) async fn run(shard: Rc<Shard>, pod: Rc<Pod>, listener: Rc<Listener>, 
     loop {
         let accepted = listener.accept().await;
         if pod.is_stopped() {
+            // A connection that came with the stop is refused, not ended in order.
+            if let Ok((socket, _)) = accepted {
+                socket.closer().abort();
+            }
             return;
         }
         let Ok((socket, peer)) = accepted else {

@@ -181,7 +181,12 @@ async fn try_open(
     shard.counters.streams_opened.increment();
     let stream = place.tunnel.open(request).map_err(|error| match error {
         OpenError::TooLarge => Reason::H2Failed,
-        OpenError::StreamLimit | OpenError::GoingAway | OpenError::Exhausted => Reason::TunnelLost,
+        OpenError::StreamLimit => Reason::TunnelLost,
+        OpenError::GoingAway | OpenError::Exhausted => {
+            // The pool would choose it again.
+            shard.retire_tunnel(place.id());
+            Reason::TunnelLost
+        }
     })?;
     let (late, tunnel) = (stream.clone(), place.tunnel.clone());
     let deadline = shard.timers.after(shard.limits.connect_answer_ms_max, move || {

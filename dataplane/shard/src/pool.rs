@@ -25,6 +25,13 @@ pub(crate) struct Place {
     pub(crate) tunnel: Rc<Tunnel>,
 }
 
+impl Place {
+    /// The tunnel's number in the pool.
+    pub(crate) fn id(&self) -> TunnelId {
+        self.id
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.shard.pool.borrow_mut().released(self.id, ring::now_ms());

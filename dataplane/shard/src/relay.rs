@@ -2,9 +2,10 @@
 //!
 //! One task a direction, each with its own buffer. A direction that ends is carried over as FIN or END_STREAM; a
 //! direction that breaks cuts the whole connection with RST and RST_STREAM, so that nothing is silently shortened.
-//! The halves of a socket outlive that decision: the runtime sends FIN when a sending half is dropped, and a peer that
-//! has the FIN takes what came before it for the whole.
+//! The halves of a socket outlive that decision: closing the last of them first would send FIN, and a peer that has
+//! the FIN takes what came before it for the whole.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use halo_core::hbone::SMALL_DATA;
@@ -40,7 +41,7 @@ pub(crate) async fn hbone(
 ) -> Reason {
     let closer = app.closer();
     let Socket { mut reader, mut writer, .. } = app;
-    let done = Rc::new(Signal::default());
+    let done = Rc::new(Cell::new(false));
     let up = Direction::new(shard, conn, app_sends);
     let down = Direction::new(shard, conn, opposite(app_sends));
     let task = {
@@ -48,13 +49,25 @@ pub(crate) async fn hbone(
         async move {
             let result = upload(&up, &mut reader, &stream).await;
             up.ended(result);
-            done.notify();
+            done.set(true);
+            stream.stream.touch();
         }
     };
     shard.spawn(task);
     let result = download(&down, &mut writer, &closer, &stream).await;
     down.ended(result);
-    done.wait().await;
+    while !done.get() {
+        // The answer has been delivered. What the application still sends has nowhere to go, and what the peer has
+        // broken off is cut.
+        if stream.stream.is_stopped() {
+            closer.end_reading();
+        }
+        // Once: a cut touches the stream itself.
+        if let Some(reason) = stream.stream.failed().filter(|_| conn.outcome().is_none()) {
+            conn.cut(reason);
+        }
+        stream.stream.changed().await;
+    }
     stream.tunnel.finish(&stream.stream);
     conn.outcome().unwrap_or(Reason::Complete)
 }
@@ -121,7 +134,7 @@ impl Direction {
 async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -> Result<(), Reason> {
     let mut size = APP_READ_MIN;
     let mut buffer = direction.shard.buffers.take(size);
-    loop {
+    while !stream.stream.is_stopped() {
         room(direction, stream, usize::MAX).await?;
         let (result, filled) = reader.read(buffer).await;
         buffer = filled;
@@ -133,12 +146,15 @@ async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -
         };
         direction.moved(length);
         let mut rest = &buffer[..];
-        while !rest.is_empty() {
+        while !rest.is_empty() && !stream.stream.is_stopped() {
             let (now, later) = rest.split_at(room(direction, stream, rest.len()).await?);
             stream.tunnel.send(&stream.stream, now, false);
             rest = later;
         }
-        while length < SMALL_DATA && stream.tunnel.wake_when_sent(&stream.stream) {
+        while length < SMALL_DATA
+            && !stream.stream.is_stopped()
+            && stream.tunnel.wake_when_sent(&stream.stream)
+        {
             alive(stream)?;
             stream.stream.writable.wait().await;
         }
@@ -158,10 +174,13 @@ fn opposite(way: Way) -> Way {
     }
 }
 
-/// Waits until the stream may send, and says how much.
+/// Waits until the stream may send, and says how much; 0 once the peer takes no more.
 async fn room(direction: &Direction, stream: &StreamOf, wanted: usize) -> Result<usize, Reason> {
     loop {
         alive(stream)?;
+        if stream.stream.is_stopped() {
+            return Ok(0);
+        }
         match stream.tunnel.room(&stream.stream, wanted) {
             0 => {
                 direction.shard.counters.reads_paused.increment();

@@ -30,7 +30,7 @@ use crate::socket::SocketOptions;
 use crate::stats::{self, Latencies};
 use crate::timer::Timers;
 use crate::tls::{RecordsKind, TlsConfig};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{CLOSE_MS_MAX, Tunnel};
 use crate::wake::{Broadcast, Signal};
 
 /// What a shard owns. Nothing in it is shared with another thread but `counters`, which only this one writes.
@@ -321,7 +321,14 @@ impl Shard {
         for tunnel in self.tunnels_where(|_| true) {
             tunnel.close();
         }
-        // One more turn or two, so that the last resets and close_notify alerts leave.
+        // A connection is complete once its last bytes are sealed. They leave before the process does.
+        let sent = async {
+            while !self.tunnels_where(|tunnel| !tunnel.is_sent()).is_empty() {
+                ring::sleep_ms(1).await;
+            }
+        };
+        ring::within_ms(CLOSE_MS_MAX, sent).await;
+        // One more turn or two, so that the last resets leave.
         ring::sleep_ms(20).await;
     }
 

@@ -220,6 +220,12 @@ impl Closer {
         let _ = self.with(|socket| socket.shutdown(std::net::Shutdown::Write));
     }
 
+    /// Ends the read in flight as if the peer had sent its end; nothing is sent.
+    pub(crate) fn end_reading(&self) {
+        // A socket that is already closed or reset has ended its reads.
+        let _ = self.with(|socket| socket.shutdown(std::net::Shutdown::Read));
+    }
+
     /// Sends RST at once and ends both halves with an error, so that the peer can tell a cut from an end.
     pub(crate) fn abort(&self) {
         let reset = self.with(|socket| {

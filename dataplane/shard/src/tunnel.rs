@@ -34,7 +34,7 @@ use crate::wake::Signal;
 pub(crate) use stream::{Arrival, Stream};
 
 /// How long a tunnel that is closing may take to send what it still has.
-const CLOSE_MS_MAX: u64 = 5_000;
+pub(crate) const CLOSE_MS_MAX: u64 = 5_000;
 
 /// Which end of the tunnel we are, and what follows from it.
 pub(crate) enum Side {
@@ -69,6 +69,8 @@ pub(crate) struct Tunnel {
     close_deadline: RefCell<Option<Deadline>>,
     ended: Cell<Option<Reason>>,
     closing: Cell<bool>,
+    /// Nothing more is sent: FIN has followed the last bytes, or they could not be sent.
+    sent: Cell<bool>,
     /// Takes no new streams, and closes with its last one.
     retired: Cell<bool>,
 }
@@ -132,6 +134,7 @@ impl Tunnel {
             close_deadline: RefCell::default(),
             ended: Cell::new(None),
             closing: Cell::new(false),
+            sent: Cell::new(false),
             retired: Cell::new(false),
         });
         io::start(shard, &tunnel, socket, leftover);
@@ -314,9 +317,19 @@ impl Tunnel {
         self.ended.get()
     }
 
+    /// Whether a tunnel that closes has sent all it had.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.sent.get()
+    }
+
     /// Streams on the tunnel.
     pub(crate) fn streams(&self) -> usize {
         self.core.borrow().streams.len()
+    }
+
+    /// How many streams the peer allows at once, as far as it has said.
+    pub(crate) fn streams_max(&self) -> usize {
+        self.core.borrow().session.streams_max()
     }
 
     /// Seals queued control frames and wakes the writer.

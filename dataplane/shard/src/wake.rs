@@ -1,6 +1,7 @@
 //! Wake-ups between tasks of one shard. Nothing here crosses a thread.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
@@ -38,29 +39,46 @@ impl Signal {
 #[derive(Default)]
 pub(crate) struct Broadcast {
     count: Cell<u64>,
-    waiters: RefCell<Vec<Waker>>,
+    waiters: RefCell<BTreeMap<u64, Waker>>,
+    next_id: Cell<u64>,
 }
 
 impl Broadcast {
     /// Wakes every task that waits.
     pub(crate) fn notify(&self) {
         self.count.set(self.count.get().wrapping_add(1));
-        for waiter in self.waiters.take() {
+        for waiter in self.waiters.take().into_values() {
             waiter.wake();
         }
     }
 
-    /// Waits for the next time.
+    /// Waits for the next time. May be dropped while it waits, and then leaves nothing behind.
     pub(crate) async fn next(&self) {
         let seen = self.count.get();
+        let waiting = Waiting { broadcast: self, id: self.next_id.get() };
+        self.next_id.set(waiting.id + 1);
         poll_fn(|context| {
             if self.count.get() != seen {
                 return Poll::Ready(());
             }
-            self.waiters.borrow_mut().push(context.waker().clone());
+            self.waiters.borrow_mut().insert(waiting.id, context.waker().clone());
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// A place among the waiters of a [`Broadcast`].
+struct Waiting<'a> {
+    broadcast: &'a Broadcast,
+    id: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let waker = self.broadcast.waiters.borrow_mut().remove(&self.id);
+        // Dropped outside the borrow: it may own a task.
+        drop(waker);
     }
 }
 
@@ -90,6 +108,17 @@ mod tests {
             );
             signal.wait().await;
             assert!(told.get(), "the second wait did not wait");
+        });
+    }
+
+    #[test]
+    fn a_wait_that_is_given_up_leaves_no_waiter_behind() {
+        Ring::build(RingKind::Auto).unwrap().run(async {
+            let broadcast = Broadcast::default();
+            for _ in 0..3 {
+                assert!(crate::ring::within_ms(1, broadcast.next()).await.is_none());
+            }
+            assert!(broadcast.waiters.borrow().is_empty());
         });
     }
 

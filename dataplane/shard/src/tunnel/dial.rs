@@ -27,8 +27,10 @@ pub(crate) async fn run(shard: Rc<Shard>, id: TunnelId, key: PoolKey) {
     let mut pool = shard.pool.borrow_mut();
     match dialled {
         Ok(tunnel) if pool.knows(id) => {
+            // Until the peer's SETTINGS come the session itself allows fewer streams than we may be set to.
+            let streams_max = u32::try_from(tunnel.streams_max()).unwrap_or(u32::MAX);
             shard.dialled.borrow_mut().insert(id, tunnel);
-            pool.dialed(id, shard.limits.streams_per_tunnel_max, ring::now_ms());
+            pool.dialed(id, streams_max, ring::now_ms());
         }
         // The pool gave the dial up while it ran.
         Ok(tunnel) => tunnel.close(),

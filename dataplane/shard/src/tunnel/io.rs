@@ -2,7 +2,7 @@
 
 use std::rc::{Rc, Weak};
 
-use halo_core::hbone::{ErrorCode, Event, SessionError, StreamId};
+use halo_core::hbone::{Event, SessionError, StreamId};
 use halo_core::limits::{RECORD_PLAINTEXT_MAX, TUNNEL_PENDING_MAX, TUNNEL_READ};
 use halo_core::outcome::Reason;
 
@@ -139,11 +139,7 @@ fn receive(
                     stream.end();
                 }
             }),
-            Event::Reset { stream, code } => {
-                let reason =
-                    if code == ErrorCode::RefusedStream { Reason::TunnelLost } else { Reason::Reset };
-                with(core, stream, |stream| stream.fail(reason));
-            }
+            Event::Reset { stream, code } => with(core, stream, |stream| stream.reset(code)),
             Event::Request { stream, request, end_stream } => {
                 let id = stream;
                 let stream = Rc::new(Stream::new(id));
@@ -222,6 +218,7 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
             sent.clear();
             spare = sent;
             if result.is_err() {
+                tunnel.sent.set(true);
                 tunnel.abort(Reason::TunnelLost);
                 return;
             }
@@ -236,6 +233,7 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
         }
         if tunnel.closing.get() {
             tunnel.closer.end();
+            tunnel.sent.set(true);
             if tunnel.ended().is_some() {
                 return;
             }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use halo_core::hbone::{ConnectResponse, StreamId};
+use halo_core::hbone::{ConnectResponse, ErrorCode, StreamId};
 use halo_core::outcome::Reason;
 
 use crate::wake::Signal;
@@ -12,10 +12,11 @@ pub(crate) struct Stream {
     pub(crate) id: StreamId,
     inbox: RefCell<Vec<u8>>,
     ended: Cell<bool>,
+    stopped: Cell<bool>,
     failed: Cell<Option<Reason>>,
     answer: RefCell<Option<ConnectResponse>>,
     arrived: Signal,
-    /// Set when the stream may send again, and when it fails.
+    /// Set when the stream may send again, and when it fails or is stopped.
     pub(crate) writable: Signal,
 }
 
@@ -33,6 +34,7 @@ impl Stream {
             id,
             inbox: RefCell::default(),
             ended: Cell::new(false),
+            stopped: Cell::new(false),
             failed: Cell::new(None),
             answer: RefCell::default(),
             arrived: Signal::default(),
@@ -50,6 +52,35 @@ impl Stream {
     pub(crate) fn end(&self) {
         self.ended.set(true);
         self.arrived.notify();
+    }
+
+    /// The peer reset the stream. One that has sent its end and then resets without an error wants no more of ours, and
+    /// what it sent stands (RFC 9113, 8.1).
+    pub(crate) fn reset(&self, code: ErrorCode) {
+        match code {
+            ErrorCode::NoError if self.ended.get() => {
+                self.stopped.set(true);
+                self.arrived.notify();
+                self.writable.notify();
+            }
+            ErrorCode::RefusedStream => self.fail(Reason::TunnelLost),
+            _ => self.fail(Reason::Reset),
+        }
+    }
+
+    /// Whether the peer takes no more of what we send.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// Wakes the task that waits in [`Stream::changed`].
+    pub(crate) fn touch(&self) {
+        self.arrived.notify();
+    }
+
+    /// Waits until something came of the peer, or somebody calls [`Stream::touch`]. For the task that has seen the end.
+    pub(crate) async fn changed(&self) {
+        self.arrived.wait().await;
     }
 
     /// The peer answered CONNECT.

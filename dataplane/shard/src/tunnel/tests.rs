@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use halo_core::hbone::{Event, SessionConfig};
 use halo_core::limits::Limits;
+use halo_core::relay::Way;
+use halo_core::report::{Direction, Transport};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
 use super::*;
+use crate::conn::Parties;
 use crate::netns::Place;
 use crate::pod;
 use crate::refusal::Refusals;
+use crate::relay::{self, StreamOf};
 use crate::ring::{self, Ring, RingKind};
 use crate::shard::Parts;
 use crate::socket::{Listener, SocketOptions};
@@ -90,21 +94,27 @@ impl Far {
     }
 }
 
-/// A tunnel that we accepted as `pay`, its client `cart`, and a socket pair under them.
-async fn accepted(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
-    let pod = pod::tests::pod();
+/// A connection over loopback: ours, and the far end's with a read deadline.
+async fn connection(shard: &Shard) -> (Socket, SocketAddr, TcpStream) {
     let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
+    let pod = pod::tests::pod();
     let listener = Rc::new(Listener::bind(&shard.place, &pod.netns, 0, &options).unwrap());
-    let (client, server) = connected(RecordsKind::Sealed, RecordsKind::Sealed);
     let far = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.port())).unwrap();
     far.set_read_timeout(Some(DEADLINE)).unwrap();
     let (socket, from) = listener.accept().await.unwrap();
-    let local = socket.local_address().unwrap();
+    (socket, from, far)
+}
+
+/// A tunnel that we accepted as `pay`, and its client `cart`.
+async fn accepted(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
+    let (client, server) = connected(RecordsKind::Sealed, RecordsKind::Sealed);
+    let (socket, from, far) = connection(shard).await;
+    let pod = pod::tests::pod();
     let peer = inbound::Peer {
         id: shard.unique(),
         pod: pod.clone(),
         client: from,
-        local,
+        local: socket.local_address().unwrap(),
         identity: cart(),
         own_identity: pay(),
     };
@@ -112,9 +122,20 @@ async fn accepted(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
     let secured = Secured { socket, records: server, identity: cart(), leftover: Vec::new() };
     let start = Start { pod, side: Side::Inbound(Rc::new(peer)), session };
     let tunnel = Tunnel::start(shard, secured, start);
-    let session: SessionConfig = SessionConfig::from(&shard.limits);
-    let session = HboneSession::client(session, 0);
+    let session = HboneSession::client(SessionConfig::from(&shard.limits), 0);
     (tunnel, Far { socket: far, records: client, session, wire: Vec::new() })
+}
+
+/// A tunnel that we dialled as `cart`, and its server `pay`.
+async fn dialled(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
+    let (client, server) = connected(RecordsKind::Sealed, RecordsKind::Sealed);
+    let (socket, _, far) = connection(shard).await;
+    let session = HboneSession::client(SessionConfig::from(&shard.limits), ring::now_ms());
+    let secured = Secured { socket, records: client, identity: pay(), leftover: Vec::new() };
+    let start = Start { pod: pod::tests::pod(), side: Side::Outbound(TunnelId(1)), session };
+    let tunnel = Tunnel::start(shard, secured, start);
+    let session = HboneSession::server(SessionConfig::from(&shard.limits), 0);
+    (tunnel, Far { socket: far, records: server, session, wire: Vec::new() })
 }
 
 /// Adopts a mesh with the test's pod at the loopback address.
@@ -194,4 +215,65 @@ fn a_tunnel_that_ends_while_its_peer_takes_nothing_is_cut_in_time() {
         assert!(cut.await.is_some(), "the tunnel's tasks never end");
         drop(far);
     });
+}
+
+#[test]
+fn an_answer_that_ended_is_delivered_though_its_server_then_resets_without_error() {
+    let (reason, read) = answered_and_reset(ErrorCode::NoError);
+    assert_eq!((reason, read.unwrap()), (Reason::Complete, b"whole answer".to_vec()));
+}
+
+#[test]
+fn a_stream_that_is_reset_for_an_error_resets_the_application() {
+    let (reason, read) = answered_and_reset(ErrorCode::ConnectError);
+    assert_eq!((reason, read.unwrap_err().kind()), (Reason::Reset, std::io::ErrorKind::ConnectionReset));
+}
+
+/// Relays an answer that ends and is reset with `code` in one write: the outcome, and what the application read.
+fn answered_and_reset(code: ErrorCode) -> (Reason, std::io::Result<Vec<u8>>) {
+    Ring::build(RingKind::Auto).unwrap().run(async {
+        let shard = shard();
+        let (tunnel, mut far) = dialled(&shard).await;
+        let server = thread::spawn(move || {
+            far.until(|event| matches!(event, Event::Request { .. }));
+            let stream = StreamId(1);
+            far.session.respond(stream, &ConnectResponse { status: 200, headers: Vec::new() }, false);
+            far.flush();
+            // One write, as a proxy makes it whose application answers and closes.
+            let mut plain = far.session.data(stream, 12, true).to_vec();
+            plain.extend_from_slice(b"whole answer");
+            far.session.reset(stream, code);
+            far.session.take_output(&mut plain);
+            let mut sealed = Vec::new();
+            far.records.seal(&[&plain], &mut sealed).unwrap();
+            far.socket.write_all(&sealed).unwrap();
+            far
+        });
+        let request = ConnectRequest { authority: "pay:80".to_owned(), headers: Vec::new() };
+        let stream = tunnel.open(&request).unwrap();
+        assert_eq!(stream.answer().await.unwrap().status, 200);
+        let (app, source, client) = connection(&shard).await;
+        let client = thread::spawn(move || {
+            let mut all = Vec::new();
+            (&client).read_to_end(&mut all).map(|_| all)
+        });
+        let parties = Parties {
+            direction: Direction::Outbound,
+            transport: Transport::Hbone,
+            source,
+            original: String::new(),
+            destination: source,
+            source_identity: None,
+            destination_identity: None,
+        };
+        let tracked = shard.track(&tunnel.pod, parties);
+        tracked.conn.hold_socket(app.closer());
+        tracked.conn.hold_stream(&tunnel, &stream);
+        let _far = joined(server).await;
+        // All of it is here before the relay begins.
+        ring::sleep_ms(20).await;
+        let reason =
+            relay::hbone(&shard, &tracked.conn, app, Way::Upstream, StreamOf { tunnel, stream }).await;
+        (reason, joined(client).await)
+    })
 }

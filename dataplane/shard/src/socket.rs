@@ -6,6 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::{Rc, Weak};
@@ -147,8 +148,19 @@ pub(crate) struct Socket {
 
 /// The receiving half of a [`Socket`].
 pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
-/// The sending half of a [`Socket`].
-pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
+/// The sending half of a [`Socket`]. Dropping it says nothing to the peer: an end is [`Closer::end`], and a connection
+/// that is about to be cut must not end first.
+pub(crate) struct Writer(ManuallyDrop<OwnedWriteHalf<TcpStream>>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // The runtime's half sends FIN when it is dropped, so only the handle inside it is.
+        // SAFETY: the handle is live, and is read this once: `ManuallyDrop` keeps the half, which owned it, from being
+        // dropped as well, and nobody uses the half after this.
+        let handle = unsafe { std::ptr::read(&raw const self.0.0) };
+        drop(handle);
+    }
+}
 
 /// Ends a connection from outside the tasks that read and write it. It does not keep the socket open.
 #[derive(Clone)]
@@ -162,7 +174,7 @@ impl Socket {
         let fd = stream.as_raw_fd();
         let (reader, writer) = stream.into_split();
         let closer = Closer { alive: Rc::downgrade(&reader.0), fd };
-        Self { reader: Reader(reader), writer: Writer(writer), closer }
+        Self { reader: Reader(reader), writer: Writer(ManuallyDrop::new(writer)), closer }
     }
 
     /// A handle that ends the connection from outside.

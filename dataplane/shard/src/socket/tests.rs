@@ -48,6 +48,24 @@ fn an_abort_reaches_the_peer_as_a_reset_and_ends_our_own_read() {
 }
 
 #[test]
+fn a_writer_that_is_dropped_before_a_cut_does_not_turn_it_into_an_end() {
+    on_each_ring(|listener, address, _| async move {
+        let client = thread::spawn(move || {
+            let mut client = Plain::connect(address).unwrap();
+            client.write_all(b"hello").unwrap();
+            client.read(&mut [0; 8]).unwrap_err().kind()
+        });
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let (read, _) = socket.reader.read(Vec::with_capacity(16)).await;
+        assert_eq!(read.unwrap(), 5);
+        let closer = socket.closer();
+        drop(socket.writer);
+        closer.abort();
+        assert_eq!(client.join().unwrap(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
 fn an_end_reaches_the_peer_as_an_end_and_the_other_direction_goes_on() {
     on_each_ring(|listener, address, _| async move {
         let client = thread::spawn(move || {

@@ -35,7 +35,11 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn dial(rig: &Rig) -> Self {
-        let mut socket = TcpStream::connect_timeout(&at_pod(HBONE_PORT), DEADLINE).unwrap();
+        Self::secure(rig, TcpStream::connect_timeout(&at_pod(HBONE_PORT), DEADLINE).unwrap())
+    }
+
+    /// Takes a connection through its handshake.
+    pub(crate) fn secure(rig: &Rig, mut socket: TcpStream) -> Self {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut handshake = Handshake::client(&rig.client, Arc::new([pay()])).unwrap();

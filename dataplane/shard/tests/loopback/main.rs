@@ -14,6 +14,7 @@ mod peer;
 mod rig;
 
 mod cuts;
+mod descriptors;
 mod drain;
 mod inbound;
 mod outbound;

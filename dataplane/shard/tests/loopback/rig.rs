@@ -63,16 +63,29 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
     let mut running = Vec::new();
     for ring in [RingKind::Auto, RingKind::Epoll] {
         for records in [RecordsKind::Sealed, RecordsKind::Rustls] {
-            let config = ShardConfig { index: 0, core: None, limits: limits.clone(), records, ring };
-            // The shard begins outside, so that it has to enter the pod's namespace.
-            let started = start(config).unwrap();
-            let body = move || test(Rig::new(started, records));
-            running.push((format!("{ring:?} {records:?}"), thread::spawn(body)));
+            let limits = limits.clone();
+            let config = ShardConfig { index: 0, core: None, limits, records, ring };
+            running.push((format!("{ring:?} {records:?}"), begin(config, test)));
         }
     }
     let failed: Vec<_> =
         running.into_iter().filter_map(|(name, thread)| thread.join().is_err().then_some(name)).collect();
     assert!(failed.is_empty(), "failed with {failed:?}");
+}
+
+/// Runs a test with one ring alone.
+pub(crate) fn one_shard(ring: RingKind, test: fn(Rig)) {
+    let (limits, records) = (Limits::default(), RecordsKind::default());
+    let config = ShardConfig { index: 0, core: None, limits, records, ring };
+    begin(config, test).join().unwrap();
+}
+
+/// Starts a test on a thread of its own, which it moves into a new namespace.
+fn begin(config: ShardConfig, test: fn(Rig)) -> thread::JoinHandle<()> {
+    let records = config.records;
+    // The shard begins outside, so that it has to enter the pod's namespace.
+    let started = start(config).unwrap();
+    thread::spawn(move || test(Rig::new(started, records)))
 }
 
 impl Rig {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown};
+use std::time::Instant;
 
 use halo_core::h2::hpack::{Decoder, Encoder};
 use halo_core::outcome::Reason;
@@ -123,8 +124,9 @@ fn a_request_that_is_not_connect_is_refused_with_400() {
 
 /// The status in the first header block that arrives.
 fn status_of_first_stream(link: &mut Link) -> String {
-    let (mut input, mut status) = (Vec::new(), String::new());
+    let (mut input, mut status, begin) = (Vec::new(), String::new(), Instant::now());
     loop {
+        assert!(begin.elapsed() < DEADLINE, "no answer");
         let Arrived::Bytes(bytes) = link.receive(DEADLINE) else { panic!("no answer") };
         input.extend(bytes);
         while let Some(header) = input.first_chunk::<9>() {

@@ -82,11 +82,12 @@ impl Peer {
 
     /// Sends all of `bytes`, waiting for credit where it must.
     pub(crate) fn send(&mut self, stream: StreamId, mut bytes: &[u8]) {
+        let begin = Instant::now();
         while !bytes.is_empty() {
             let sent = self.send_some(stream, bytes);
             bytes = &bytes[sent..];
             if sent == 0 {
-                assert!(self.pump(DEADLINE), "the shard gives no credit");
+                self.pump_since(begin, "credit");
             }
         }
     }
@@ -130,6 +131,7 @@ impl Peer {
 
     /// Waits for what `wanted` picks, and passes over everything before it.
     pub(crate) fn until<T>(&mut self, what: &str, mut wanted: impl FnMut(&mut Seen) -> Option<T>) -> T {
+        let begin = Instant::now();
         loop {
             while let Some(mut seen) = self.seen.pop_front() {
                 if let Some(found) = wanted(&mut seen) {
@@ -137,8 +139,14 @@ impl Peer {
                 }
                 assert!(!matches!(seen, Seen::Closed | Seen::Cut), "{seen:?} instead of {what}");
             }
-            assert!(self.pump(DEADLINE), "no {what} in time");
+            self.pump_since(begin, what);
         }
+    }
+
+    /// Takes in what arrives until the deadline of a wait for `what`. The shard's own PINGs do not extend it.
+    fn pump_since(&mut self, begin: Instant, what: &str) {
+        let left = DEADLINE.saturating_sub(begin.elapsed());
+        assert!(!left.is_zero() && self.pump(left), "no {what} in time");
     }
 
     /// Waits for exactly this, and passes over everything before it.

@@ -103,9 +103,9 @@ fn a_client_that_pings_and_never_reads_is_not_read_and_is_answered_once_it_reads
         assert!(unread <= 3 * TUNNEL_PENDING_MAX + KERNEL_MAX, "{unread} bytes of answers wait");
         let before = rig.inspect();
         assert_eq!(before.tunnels, 1, "it is kept, not punished");
-        let mut answers = 0;
-        let mut input = Vec::new();
+        let (mut answers, mut input, begin) = (0, Vec::new(), Instant::now());
         while answers < sent {
+            assert!(begin.elapsed() < DEADLINE, "{answers} answers of {sent}");
             link.flush(Duration::ZERO);
             match link.receive(DEADLINE) {
                 Arrived::Bytes(bytes) => input.extend(bytes),

@@ -1,0 +1,246 @@
+//! A shard with one pod in a namespace of its own, and the mesh as the shard is told it.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use halo_core::counters::Counters;
+use halo_core::id::Identity;
+use halo_core::limits::Limits;
+use halo_core::net::NetworkAddress;
+use halo_core::policy::{Action, Match, Policy, Scope};
+use halo_core::report::ShardReport;
+use halo_core::service::{Service, ServiceKey, Visibility};
+use halo_core::snapshot::Snapshot;
+use halo_core::workload::{Protocol, Workload};
+use halo_shard::tls::{RecordsKind, TlsConfig};
+use halo_shard::{Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::authority::Authority;
+
+/// How long anything may take before the test fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// Where peers dial from.
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
+/// The pod's address.
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 2);
+/// The address of a service that the pod serves.
+pub(crate) const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+pub(crate) const UID: &str = "c1//Pod/shop/pay";
+
+/// Who dials the pod.
+pub(crate) fn cart() -> Identity {
+    Identity::new("cluster.local", "shop", "cart")
+}
+
+/// Who the pod is.
+pub(crate) fn pay() -> Identity {
+    Identity::new("cluster.local", "shop", "pay")
+}
+
+/// One shard with its pod.
+pub(crate) struct Rig {
+    /// The record layer of the peers; the shard has the other one.
+    pub(crate) peer_records: RecordsKind,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) client: TlsConfig,
+    mailbox: Mailbox,
+    snapshot: Snapshot,
+}
+
+/// Runs a test with each ring and each record layer of the shard.
+pub(crate) fn each_shard(test: fn(Rig)) {
+    each_shard_with(Limits::default(), test);
+}
+
+/// Like [`each_shard`], within these limits.
+pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
+    let mut running = Vec::new();
+    for ring in [RingKind::Auto, RingKind::Epoll] {
+        for records in [RecordsKind::Sealed, RecordsKind::Rustls] {
+            let limits = limits.clone();
+            let config = ShardConfig {
+                index: 0,
+                core: None,
+                limits,
+                records,
+                ipv6: true,
+                ring,
+                refusals: mpsc::sync_channel(64).0,
+            };
+            running.push((format!("{ring:?} {records:?}"), begin(config, test)));
+        }
+    }
+    let failed: Vec<_> =
+        running.into_iter().filter_map(|(name, thread)| thread.join().is_err().then_some(name)).collect();
+    assert!(failed.is_empty(), "failed with {failed:?}");
+}
+
+/// Runs a test with one ring alone.
+pub(crate) fn one_shard(ring: RingKind, test: fn(Rig)) {
+    let (limits, records) = (Limits::default(), RecordsKind::default());
+    let config = ShardConfig {
+        index: 0,
+        core: None,
+        limits,
+        records,
+        ipv6: true,
+        ring,
+        refusals: mpsc::sync_channel(64).0,
+    };
+    begin(config, test).join().unwrap();
+}
+
+/// Starts a test on a thread of its own, which it moves into a new namespace.
+fn begin(config: ShardConfig, test: fn(Rig)) -> thread::JoinHandle<()> {
+    let records = config.records;
+    // The shard begins outside, so that it has to enter the pod's namespace.
+    let started = start(config).unwrap();
+    thread::spawn(move || test(Rig::new(started, records)))
+}
+
+impl Rig {
+    /// Moves the calling thread into a new namespace, and opens the pod there.
+    fn new((mailbox, counters): (Mailbox, Arc<Counters>), records: RecordsKind) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which needs root");
+        // An address with a prefix makes the whole range local on this interface.
+        for arguments in ["link set lo up", "addr add 10.9.9.1/24 dev lo"] {
+            assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "{arguments}");
+        }
+        // Small buffers in the kernel, so that what waits in the proxy is soon what waits.
+        for name in ["tcp_rmem", "tcp_wmem"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{name}"), "4096 16384 65536").unwrap();
+        }
+        let authority = Authority::new("root");
+        let mut snapshot = Snapshot::default();
+        snapshot.certificates.insert(pay(), Arc::new(authority.issue(&pay())));
+        snapshot.workloads.insert(Arc::new(workload()));
+        let peer_records = match records {
+            RecordsKind::Sealed => RecordsKind::Rustls,
+            RecordsKind::Rustls => RecordsKind::Sealed,
+        };
+        let client = TlsConfig::new(&authority.issue(&cart())).unwrap();
+        let mut rig = Self { peer_records, counters, client, mailbox, snapshot };
+        rig.publish(|_| {});
+        rig.add_pod();
+        rig
+    }
+
+    fn add_pod(&self) {
+        let spec = PodSpec {
+            uid: UID.into(),
+            name: "pay".into(),
+            namespace: "shop".into(),
+            service_account: "pay".into(),
+            netns: Arc::new(OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())),
+        };
+        self.ask(|reply| Message::AddPod(spec, reply)).unwrap();
+    }
+
+    pub(crate) fn remove_pod(&self) {
+        self.ask(|reply| Message::RemovePod(UID.into(), reply));
+    }
+
+    /// Publishes the next generation, and waits until it is in force.
+    pub(crate) fn publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.snapshot);
+        self.snapshot.generation += 1;
+        self.mailbox.send(Message::Publish(Arc::new(self.snapshot.clone())));
+        assert_eq!(self.inspect().generation, self.snapshot.generation);
+    }
+
+    /// Publishes a policy that refuses every connection to `port`.
+    pub(crate) fn deny(&mut self, port: u16) {
+        let rule = vec![vec![Match { destination_ports: vec![port], ..Match::default() }]];
+        let policy = Policy {
+            name: format!("no-{port}").into(),
+            namespace: "shop".into(),
+            scope: Scope::Namespace,
+            action: Action::Deny,
+            rules: vec![rule],
+            dry_run: false,
+        };
+        self.publish(|snapshot| snapshot.policies.insert(Arc::new(policy)));
+    }
+
+    /// Publishes the service, whose captured port leads to `port` of the pod.
+    pub(crate) fn serve(&mut self, captured: u16, port: u16) {
+        let key = ServiceKey::new("shop", "pay.shop.svc");
+        let service = Service {
+            key: key.clone(),
+            name: "pay".into(),
+            vips: vec![NetworkAddress { network: "".into(), ip: SERVICE.into() }],
+            cidr_vips: vec![],
+            ports: [(captured, port)].into(),
+            subject_alt_names: vec![],
+            waypoint: None,
+            weighted_waypoints: vec![],
+            load_balancer: None,
+            ip_families: None,
+            canonical: false,
+            visibility: Visibility::Public,
+        };
+        let mut endpoint = workload();
+        endpoint.services.insert(key, [(captured, port)].into());
+        self.publish(|snapshot| {
+            snapshot.services.insert(Arc::new(service));
+            snapshot.workloads.insert(Arc::new(endpoint));
+        });
+    }
+
+    pub(crate) fn inspect(&self) -> ShardReport {
+        self.ask(Message::Inspect)
+    }
+
+    /// Begins a drain; the receiver hears of its end.
+    pub(crate) fn drain(&self) -> mpsc::Receiver<()> {
+        self.tell(Message::Drain)
+    }
+
+    /// Looks until `holds`; each look is answered by a turn of the shard.
+    pub(crate) fn until(&self, what: &str, holds: impl Fn(&ShardReport) -> bool) {
+        let begin = std::time::Instant::now();
+        loop {
+            let report = self.inspect();
+            if holds(&report) {
+                return;
+            }
+            assert!(begin.elapsed() < DEADLINE, "never {what}: {report:?}");
+            thread::yield_now();
+        }
+    }
+
+    fn ask<T: Send + 'static>(&self, message: impl FnOnce(Reply<T>) -> Message) -> T {
+        self.tell(message).recv_timeout(DEADLINE).expect("the shard answers")
+    }
+
+    fn tell<T: Send + 'static>(&self, message: impl FnOnce(Reply<T>) -> Message) -> mpsc::Receiver<T> {
+        let (sender, receiver) = mpsc::channel();
+        // The test may have stopped listening.
+        self.mailbox.send(message(Box::new(move |answer| drop(sender.send(answer)))));
+        receiver
+    }
+}
+
+fn workload() -> Workload {
+    Workload {
+        uid: UID.into(),
+        name: "pay".into(),
+        namespace: "shop".into(),
+        addresses: vec![IpAddr::from(POD)],
+        protocol: Protocol::Hbone,
+        trust_domain: "cluster.local".into(),
+        service_account: "pay".into(),
+        ..Workload::default()
+    }
+}
+
+/// A port of the pod.
+pub(crate) fn at_pod(port: u16) -> SocketAddr {
+    (POD, port).into()
+}

@@ -19,8 +19,7 @@ pub fn halo() -> PathBuf {
                 return path.into();
             }
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let arguments =
-                ["build", "--quiet", "--release", "--locked", "--package", "halo", "--bin", "halo"];
+            let arguments = ["build", "--quiet", "--release", "--locked", "--bin", "halo"];
             let status = Command::new(cargo).args(arguments).current_dir(workspace()).status().unwrap();
             assert!(status.success(), "the halo binary does not build");
             let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);

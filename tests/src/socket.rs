@@ -65,6 +65,12 @@ pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// Whether the call may be made again: time is up, or it was interrupted. Linux does not resume a call on a socket with
+/// a timeout by itself, not even after a stop that no handler saw.
+pub fn is_pause(error: &io::Error) -> bool {
+    is_timeout(error) || error.kind() == io::ErrorKind::Interrupted
+}
+
 /// Reads until the connection ends.
 pub fn end_of(stream: &mut TcpStream) -> End {
     let (started, mut buffer) = (Instant::now(), [0; 4096]);
@@ -74,7 +80,7 @@ pub fn end_of(stream: &mut TcpStream) -> End {
             Ok(_) => {}
             Err(error) if is_reset(&error) => return End::Reset,
             Err(error) if is_timeout(&error) => return End::Open,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_pause(&error) => {}
             Err(error) => panic!("{error}"),
         }
     }

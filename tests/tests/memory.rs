@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use halo::lab::node::NodeOptions;
 use halo_tests::Rig;
 use halo_tests::pattern::{CHUNK, Pattern};
-use halo_tests::socket::{self, PATIENCE, is_timeout};
+use halo_tests::socket::{self, PATIENCE, is_pause};
 use socket2::SockRef;
 
 const PORT: u16 = 9000;
@@ -50,7 +50,7 @@ impl Sender {
                     self.pattern.advance(len);
                     self.sent += len as u64;
                 }
-                Err(error) if is_timeout(&error) => break,
+                Err(error) if is_pause(&error) => break,
                 Err(error) => panic!("after {} bytes: {error}", self.sent),
             }
         }
@@ -80,12 +80,14 @@ fn drain(mut stream: &TcpStream) -> io::Result<(u64, u64)> {
     let id = u64::from_be_bytes(id);
     let (mut pattern, mut total, mut buffer) = (Pattern::new(id), 0, vec![0; CHUNK]);
     loop {
-        match stream.read(&mut buffer)? {
-            0 => break,
-            len => {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) => {
                 assert!(pattern.check(&buffer[..len]), "stream {id}: wrong bytes after {total}");
                 total += len as u64;
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     stream.shutdown(Shutdown::Write)?;

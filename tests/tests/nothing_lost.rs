@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use halo::lab::node::NodeOptions;
+use halo::lab::topology::NodePlan;
 use halo_tests::exchange::{self, Order, Reset, Script, Side};
 use halo_tests::random::Random;
 use halo_tests::{Rig, socket};
@@ -54,9 +55,12 @@ fn scripts(random: &mut Random, total: u64) -> Vec<Script> {
     scripts
 }
 
-fn through_both_proxies(variables: &[(&str, &str)], total: u64) {
-    let environment = variables.iter().map(|&(name, value)| (name.into(), value.into())).collect();
-    let rig = Rig::web_and_shop(NodeOptions { environment, ..NodeOptions::default() });
+fn with_variable(name: &str, value: &str) -> NodeOptions {
+    NodeOptions { environment: vec![(name.into(), value.into())], ..NodeOptions::default() }
+}
+
+fn through_both_proxies(options: NodeOptions, total: u64) {
+    let rig = Rig::web_and_shop(options);
     let scripts = scripts(&mut Random::from_environment(), total);
     let listener = socket::listen(rig.netns("shop"), PORT);
     let reports = exchange::run(&scripts, rig.netns("web"), rig.address("shop", PORT), &listener, PARALLEL);
@@ -69,25 +73,27 @@ fn through_both_proxies(variables: &[(&str, &str)], total: u64) {
 
 #[test]
 fn a_gibibyte_arrives_whole_or_is_seen_to_break() {
-    through_both_proxies(&[], GIB);
+    through_both_proxies(NodeOptions::default(), GIB);
 }
 
 #[test]
 fn nothing_is_lost_with_rustls_records() {
-    through_both_proxies(&[("HALO_RECORDS", "rustls")], GIB / 8);
+    through_both_proxies(with_variable("HALO_RECORDS", "rustls"), GIB / 8);
 }
 
 #[test]
 fn nothing_is_lost_on_epoll() {
-    through_both_proxies(&[("HALO_RING", "epoll")], GIB / 8);
+    through_both_proxies(with_variable("HALO_RING", "epoll"), GIB / 8);
+}
+
+#[test]
+fn nothing_is_lost_across_two_shards() {
+    through_both_proxies(NodeOptions { shards: 2, ..NodeOptions::default() }, GIB / 8);
 }
 
 #[test]
 fn the_scenario_itself_loses_nothing_without_proxies() {
-    let plan = [
-        halo::lab::topology::NodePlan::new("node-a", &["web"]),
-        halo::lab::topology::NodePlan::new("node-b", &["shop"]),
-    ];
+    let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop"])];
     let rig = Rig::build(&plan, NodeOptions::default());
     let scripts = scripts(&mut Random::from_environment(), GIB / 8);
     let listener = socket::listen(rig.netns("shop"), PORT);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Order, Script, Side};
 use crate::pattern::{CHUNK, Pattern};
-use crate::socket::{PATIENCE, is_reset, is_timeout, reset};
+use crate::socket::{PATIENCE, is_pause, is_reset, reset};
 
 /// How often a blocked side looks whether its other half has reset the connection.
 const LOOK: Duration = Duration::from_millis(50);
@@ -141,7 +141,7 @@ impl Half<'_> {
                     seen.sent += len as u64;
                     progress = Instant::now();
                 }
-                Err(error) if is_timeout(&error) && progress.elapsed() < PATIENCE => {}
+                Err(error) if is_pause(&error) && progress.elapsed() < PATIENCE => {}
                 Err(error) => {
                     seen.write_reset = is_reset(&error);
                     return;
@@ -178,7 +178,7 @@ impl Half<'_> {
                     seen.received += len as u64;
                     progress = Instant::now();
                 }
-                Err(error) if is_timeout(&error) && progress.elapsed() < PATIENCE => continue,
+                Err(error) if is_pause(&error) && progress.elapsed() < PATIENCE => continue,
                 Err(error) => {
                     seen.finish = if is_reset(&error) { Finish::Reset } else { Finish::Stalled };
                     return;

@@ -131,9 +131,13 @@ impl Connection {
 
     /// Waits until the peer closes, at most for the connection's limit; `false` when it stays open.
     pub fn wait_closed(&mut self) -> bool {
-        match self.stream.fill_buf() {
-            Ok(bytes) => bytes.is_empty(),
-            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+        loop {
+            return match self.stream.fill_buf() {
+                Ok(bytes) => bytes.is_empty(),
+                // Linux does not resume a call on a socket with a timeout by itself.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+            };
         }
     }
 

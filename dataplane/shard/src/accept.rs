@@ -2,10 +2,9 @@
 
 use std::rc::Rc;
 
-use halo_core::outcome::Reason;
 use halo_core::report::Direction;
 
-use crate::pod::Pod;
+use crate::pod::{Pod, SeatKind};
 use crate::refusal::Subject;
 use crate::ring;
 use crate::shard::Shard;
@@ -27,6 +26,13 @@ pub(crate) enum Capture {
 }
 
 impl Capture {
+    fn seat(self) -> SeatKind {
+        match self {
+            Self::Outbound | Self::InboundPlaintext => SeatKind::Connection,
+            Self::Inbound => SeatKind::Tunnel,
+        }
+    }
+
     fn direction(self) -> Direction {
         match self {
             Self::Outbound => Direction::Outbound,
@@ -55,45 +61,33 @@ pub(crate) async fn run(shard: Rc<Shard>, pod: Rc<Pod>, listener: Rc<Listener>, 
         };
         backoff_ms = 0;
         shard.counters.accepts.increment();
-        if pod.connections.get() >= shard.limits.connections_per_pod_max {
-            let subject = Subject {
-                pod: &pod,
-                direction: capture.direction(),
-                source: peer,
-                destination: None,
-                identity: None,
-            };
-            shard.ended(subject, Reason::LimitReached);
-            socket.closer().abort();
-            continue;
-        }
-        let place = Seat::take(&pod);
+        let seat = match pod.seat(&shard, capture.seat()) {
+            Ok(seat) => seat,
+            Err(reason) => {
+                let subject = Subject {
+                    pod: &pod,
+                    direction: capture.direction(),
+                    source: peer,
+                    destination: None,
+                    identity: None,
+                };
+                plaintext::refuse(&shard, &socket, subject, reason);
+                continue;
+            }
+        };
         let (shard_, pod_) = (shard.clone(), pod.clone());
         shard.spawn(async move {
-            let _place = place;
             match capture {
-                Capture::Outbound => outbound::serve(shard_, pod_, socket, peer).await,
-                Capture::Inbound => inbound::serve(shard_, pod_, socket, peer).await,
-                Capture::InboundPlaintext => plaintext::serve(shard_, pod_, socket, peer).await,
+                Capture::Outbound => {
+                    let _seat = seat;
+                    outbound::serve(shard_, pod_, socket, peer).await;
+                }
+                Capture::InboundPlaintext => {
+                    let _seat = seat;
+                    plaintext::serve(shard_, pod_, socket, peer).await;
+                }
+                Capture::Inbound => inbound::serve(shard_, seat, socket, (peer, pod_)).await,
             }
         });
-    }
-}
-
-/// One connection's place among those of its pod.
-struct Seat {
-    pod: Rc<Pod>,
-}
-
-impl Seat {
-    fn take(pod: &Rc<Pod>) -> Self {
-        pod.connections.set(pod.connections.get() + 1);
-        Self { pod: pod.clone() }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.pod.connections.set(self.pod.connections.get() - 1);
     }
 }

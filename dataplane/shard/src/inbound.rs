@@ -17,7 +17,7 @@ use halo_core::resolve;
 
 use crate::conn::Parties;
 use crate::plaintext;
-use crate::pod::Pod;
+use crate::pod::{Pod, Seat, SeatKind};
 use crate::refusal::Subject;
 use crate::relay::{self, StreamOf};
 use crate::ring;
@@ -39,10 +39,17 @@ pub(crate) struct Peer {
     pub(crate) identity: Identity,
     /// Who we proved to be.
     pub(crate) own_identity: Identity,
+    /// The tunnel's place among those of the pod.
+    pub(crate) _seat: Option<Seat>,
 }
 
 /// Takes a connection through its handshake and starts the tunnel.
-pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
+pub(crate) async fn serve(
+    shard: Rc<Shard>,
+    seat: Seat,
+    socket: Socket,
+    (client, pod): (SocketAddr, Rc<Pod>),
+) {
     let destination = socket.local_address();
     let subject = Subject {
         pod: &pod,
@@ -52,7 +59,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client
         identity: None,
     };
     let started = match destination {
-        Ok(local) => start(&shard, &pod, socket, (client, local)).await,
+        Ok(local) => start(&shard, (&pod, seat), socket, (client, local)).await,
         Err(_) => Err(Reason::LocalSocket),
     };
     if let Err(reason) = started {
@@ -62,7 +69,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client
 
 async fn start(
     shard: &Rc<Shard>,
-    pod: &Rc<Pod>,
+    (pod, seat): (&Rc<Pod>, Seat),
     socket: Socket,
     (client, local): (SocketAddr, SocketAddr),
 ) -> Result<(), Reason> {
@@ -73,17 +80,18 @@ async fn start(
     let config = config.await.ok_or(Reason::NoCertificate)?;
     let handshake = Handshake::server(&config).map_err(|error| error.reason())?;
     let secured = dial::secure(shard, socket, handshake).await?;
-    if pod.is_stopped() && !shard.is_draining() {
+    if pod.is_gone() {
         return Err(Reason::WorkloadGone);
     }
     let identity = secured.identity.clone();
     let own_identity = config.identity().clone();
-    let peer = Peer { id: shard.unique(), pod: pod.clone(), client, local, identity, own_identity };
+    let (id, seat, pod) = (shard.unique(), Some(seat), pod.clone());
+    let peer = Peer { id, _seat: seat, pod: pod.clone(), client, local, identity, own_identity };
     let peer = Rc::new(peer);
     let session = HboneSession::server(SessionConfig::from(&shard.limits), ring::now_ms());
     shard.counters.tunnels_accepted.increment();
     let side = Side::Inbound(peer.clone());
-    let tunnel = Tunnel::start(shard, secured, Start { pod: pod.clone(), side, session });
+    let tunnel = Tunnel::start(shard, secured, Start { pod, side, session });
     shard.accepted.borrow_mut().insert(peer.id, tunnel.clone());
     if shard.is_draining() {
         tunnel.drain();
@@ -130,6 +138,7 @@ async fn open(
     stream: &StreamOf,
     head: &RequestHead,
 ) -> Result<(Tracked, Socket), Reason> {
+    let seat = peer.pod.seat(shard, SeatKind::Connection)?;
     let (destination, response) = decide(shard, peer, head)?;
     let parties = Parties {
         direction: Direction::Inbound,
@@ -141,7 +150,7 @@ async fn open(
         destination_identity: Some(peer.own_identity.clone()),
     };
     // Tracked before it connects, so that a policy change during the connect cuts it too.
-    let tracked = shard.track(&peer.pod, parties);
+    let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
     let app = plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), destination).await?;
     tracked.conn.hold_socket(app.closer());

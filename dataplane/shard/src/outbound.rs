@@ -20,13 +20,13 @@ use halo_core::workload::Workload;
 
 use crate::conn::Parties;
 use crate::plaintext;
-use crate::pod::Pod;
+use crate::pod::{Leg, Pod};
 use crate::pool::{self, Place};
 use crate::refusal::Subject;
 use crate::relay::{self, StreamOf};
 use crate::ring;
 use crate::shard::Shard;
-use crate::socket::{Dial, Socket};
+use crate::socket::Socket;
 use crate::stats::Phase;
 use crate::tunnel::Stream;
 
@@ -93,17 +93,9 @@ async fn route(
 
 /// Relays to a destination outside the mesh.
 async fn tcp(ask: &Ask<'_>, socket: Socket, to: TcpRoute) {
-    let dial = Dial {
-        place: &ask.shard.place,
-        netns: &ask.pod.netns,
-        options: &ask.shard.sockets,
-        source: None,
-        local: false,
-        ms_max: ask.shard.limits.connect_ms_max,
-    };
-    let upstream = match dial.connect(to.destination).await {
+    let upstream = match ask.pod.connect(ask.shard, to.destination, Leg::Out).await {
         Ok(upstream) => upstream,
-        Err(error) => return ask.refuse(&socket, plaintext::connect_reason(&error)),
+        Err(reason) => return ask.refuse(&socket, reason),
     };
     let parties = Parties {
         direction: Direction::Outbound,
@@ -178,7 +170,6 @@ async fn try_open(
     let patience_ms = shard.limits.connect_ms_max + shard.limits.handshake_ms_max;
     let place = ring::within_ms(patience_ms, pool::acquire(shard, key)).await;
     let place = place.unwrap_or(Err(Reason::AnswerTimeout))?;
-    shard.counters.streams_opened.increment();
     let stream = place.tunnel.open(request).map_err(|error| match error {
         OpenError::TooLarge => Reason::H2Failed,
         OpenError::StreamLimit => Reason::TunnelLost,
@@ -188,6 +179,7 @@ async fn try_open(
             Reason::TunnelLost
         }
     })?;
+    shard.counters.streams_opened.increment();
     let (late, tunnel) = (stream.clone(), place.tunnel.clone());
     let deadline = shard.timers.after(shard.limits.connect_answer_ms_max, move || {
         late.fail(Reason::AnswerTimeout);

@@ -2,7 +2,6 @@
 //!
 //! The client has no identity: policies are evaluated with none, so STRICT refuses here and PERMISSIVE passes.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
@@ -13,11 +12,11 @@ use halo_core::rbac;
 use halo_core::report::{Direction, Transport};
 
 use crate::conn::Parties;
-use crate::pod::Pod;
+use crate::pod::{Leg, Pod};
 use crate::refusal::Subject;
 use crate::relay;
 use crate::shard::Shard;
-use crate::socket::{self, Dial, Socket};
+use crate::socket::Socket;
 use crate::stats::Phase;
 
 /// Takes a captured plain connection to the application, if policy lets it.
@@ -83,27 +82,10 @@ pub(crate) async fn connect_to_app(
     client: IpAddr,
     destination: SocketAddr,
 ) -> Result<Socket, Reason> {
-    let dial = Dial {
-        place: &shard.place,
-        netns: &pod.netns,
-        options: &shard.sockets,
-        source: Some(client).filter(|client| *client != destination.ip()),
-        local: true,
-        ms_max: shard.limits.connect_ms_max,
-    };
     let begin = Instant::now();
-    let connected = dial.connect(destination).await;
+    let connected = pod.connect(shard, destination, Leg::ToApp { client }).await;
     shard.latencies.record(Phase::Connect, begin);
-    connected.map_err(|error| connect_reason(&error))
-}
-
-/// Why a TCP connect failed.
-pub(crate) fn connect_reason(error: &io::Error) -> Reason {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Reason::ConnectTimeout,
-        _ if socket::is_local(error) => Reason::LocalSocket,
-        _ => Reason::ConnectFailed,
-    }
+    connected
 }
 
 /// Tracks and relays a connection between two plain legs, client's first.

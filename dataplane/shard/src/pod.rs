@@ -1,16 +1,19 @@
 //! A pod as one shard holds it: identity, namespace, listeners.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
+use halo_core::outcome::Reason;
 
 use crate::accept::{self, Capture};
 use crate::mailbox::{BindError, PodSpec};
 use crate::shard::Shard;
-use crate::socket::{Listener, ListenerStop};
+use crate::socket::{self, Dial, Listener, ListenerStop, Socket};
 
 /// One pod.
 pub(crate) struct Pod {
@@ -19,9 +22,12 @@ pub(crate) struct Pod {
     pub(crate) namespace: Arc<str>,
     pub(crate) service_account: Arc<str>,
     pub(crate) netns: Arc<OwnedFd>,
-    /// Open downstream connections, against the limit per pod.
-    pub(crate) connections: Cell<usize>,
+    /// Connections of the pod that are being opened or relayed, both ways.
+    connections: Cell<usize>,
+    /// Tunnels to the pod, with those in their handshake.
+    tunnels: Cell<usize>,
     stopped: Cell<bool>,
+    gone: Cell<bool>,
     listeners: RefCell<Vec<ListenerStop>>,
 }
 
@@ -49,7 +55,9 @@ impl Pod {
             service_account: spec.service_account,
             netns: spec.netns,
             connections: Cell::new(0),
+            tunnels: Cell::new(0),
             stopped: Cell::new(false),
+            gone: Cell::new(false),
             listeners: RefCell::new(bound.iter().map(|(listener, _)| listener.stop_handle()).collect()),
         });
         for (listener, capture) in bound {
@@ -66,9 +74,118 @@ impl Pod {
         }
     }
 
+    /// Stops accepting for good: the pod is leaving the node, and nothing more is opened in its namespace.
+    pub(crate) fn remove(&self) {
+        self.gone.set(true);
+        self.stop();
+    }
+
+    /// Whether the pod has left the node.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    /// Connections that are being opened or relayed.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Takes one place among the pod's connections, or its tunnels.
+    ///
+    /// # Errors
+    /// The limit is reached.
+    pub(crate) fn seat(self: &Rc<Self>, shard: &Rc<Shard>, kind: SeatKind) -> Result<Seat, Reason> {
+        let taken = self.taken(kind);
+        if taken.get() >= shard.limits.connections_per_pod_max {
+            return Err(Reason::LimitReached);
+        }
+        taken.set(taken.get() + 1);
+        Ok(Seat { shard: shard.clone(), pod: self.clone(), kind })
+    }
+
+    fn taken(&self, kind: SeatKind) -> &Cell<usize> {
+        match kind {
+            SeatKind::Connection => &self.connections,
+            SeatKind::Tunnel => &self.tunnels,
+        }
+    }
+
+    /// Opens a connection from the pod's namespace, while the pod is on the node.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn connect(
+        &self,
+        shard: &Shard,
+        destination: SocketAddr,
+        leg: Leg,
+    ) -> Result<Socket, Reason> {
+        if self.is_gone() {
+            return Err(Reason::WorkloadGone);
+        }
+        let source = match leg {
+            Leg::ToApp { client } => Some(client).filter(|client| *client != destination.ip()),
+            Leg::Out => None,
+        };
+        let dial = Dial {
+            place: &shard.place,
+            netns: &self.netns,
+            options: &shard.sockets,
+            source,
+            local: matches!(leg, Leg::ToApp { .. }),
+            ms_max: shard.limits.connect_ms_max,
+        };
+        let connected = dial.connect(destination).await.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+            _ if socket::is_local(&error) => Reason::LocalSocket,
+            _ => Reason::ConnectFailed,
+        })?;
+        if self.is_gone() {
+            connected.closer().abort();
+            return Err(Reason::WorkloadGone);
+        }
+        Ok(connected)
+    }
+
     /// Whether [`Pod::stop`] was called.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.get()
+    }
+}
+
+/// Where a connection from a pod's namespace leads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Leg {
+    /// To an application in the pod, from its client's own address.
+    ToApp {
+        /// The client.
+        client: IpAddr,
+    },
+    /// Out of the pod, from the pod's address.
+    Out,
+}
+
+/// What a [`Seat`] is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SeatKind {
+    /// A connection: captured, or a stream of an accepted tunnel.
+    Connection,
+    /// An accepted tunnel.
+    Tunnel,
+}
+
+/// One place among a pod's connections or tunnels; dropping it gives the place back.
+pub(crate) struct Seat {
+    shard: Rc<Shard>,
+    pod: Rc<Pod>,
+    kind: SeatKind,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let taken = self.pod.taken(self.kind);
+        taken.set(taken.get() - 1);
+        self.shard.conn_ended.notify();
     }
 }
 
@@ -86,7 +203,9 @@ pub(crate) mod tests {
             service_account: "pay".into(),
             netns: Arc::new(netns.into()),
             connections: Cell::new(0),
+            tunnels: Cell::new(0),
             stopped: Cell::new(false),
+            gone: Cell::new(false),
             listeners: RefCell::default(),
         })
     }

@@ -14,15 +14,14 @@ use halo_core::outcome::Reason;
 use halo_core::relay::Way;
 
 use crate::conn::Conn;
+use crate::ring::Turns;
 use crate::shard::Shard;
 use crate::socket::{Closer, Reader, Socket, Writer};
 use crate::tunnel::{Arrival, Stream, Tunnel};
-use crate::wake::Signal;
+use crate::wake::{Finally, Signal};
 
 /// Largest buffer of a plain direction.
 const PLAIN_READ_MAX: usize = 128 * 1024;
-/// Inbox capacity that a quiet stream keeps.
-const INBOX_KEPT: usize = 4 * 1024;
 
 /// One stream of a tunnel and the tunnel it is on.
 #[derive(Clone)]
@@ -47,12 +46,15 @@ pub(crate) async fn hbone(
     let task = {
         let (stream, done) = (stream.clone(), done.clone());
         async move {
+            let _told = Finally(|| {
+                done.set(true);
+                stream.stream.touch();
+            });
             let result = upload(&up, &mut reader, &stream).await;
             up.ended(result);
-            done.set(true);
-            stream.stream.touch();
         }
     };
+    let _finished = Finally(|| stream.tunnel.finish(&stream.stream));
     shard.spawn(task);
     let result = download(&down, &mut writer, &closer, &stream).await;
     down.ended(result);
@@ -68,7 +70,6 @@ pub(crate) async fn hbone(
         }
         stream.stream.changed().await;
     }
-    stream.tunnel.finish(&stream.stream);
     conn.outcome().unwrap_or(Reason::Complete)
 }
 
@@ -83,9 +84,9 @@ pub(crate) async fn plain(shard: &Rc<Shard>, conn: &Rc<Conn>, client: Socket, se
     let task = {
         let done = done.clone();
         async move {
+            let _told = Finally(|| done.notify());
             let result = copy(&up, &mut client_reader, &mut server_writer, &to_server).await;
             up.ended(result);
-            done.notify();
         }
     };
     shard.spawn(task);
@@ -100,11 +101,23 @@ struct Direction {
     shard: Rc<Shard>,
     conn: Rc<Conn>,
     way: Way,
+    over: Cell<bool>,
+    turns: Turns,
+}
+
+impl Drop for Direction {
+    fn drop(&mut self) {
+        // Only a task that failed leaves a direction undecided.
+        if !self.over.get() {
+            self.conn.cut(Reason::Defect);
+        }
+    }
 }
 
 impl Direction {
     fn new(shard: &Rc<Shard>, conn: &Rc<Conn>, way: Way) -> Self {
-        Self { shard: shard.clone(), conn: conn.clone(), way }
+        let (over, turns) = (Cell::new(false), Turns::default());
+        Self { shard: shard.clone(), conn: conn.clone(), way, over, turns }
     }
 
     fn moved(&self, bytes: usize) {
@@ -118,6 +131,7 @@ impl Direction {
 
     /// The direction is over: in order, so that the other one now has a deadline; or broken, so that both are cut.
     fn ended(&self, result: Result<(), Reason>) {
+        self.over.set(true);
         match result {
             Ok(()) => self.conn.direction_ended(self.way, &self.shard.timers),
             Err(reason) => self.conn.cut(reason),
@@ -136,7 +150,7 @@ async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -
     let mut buffer = direction.shard.buffers.take(size);
     while !stream.stream.is_stopped() {
         room(direction, stream, usize::MAX).await?;
-        let (result, filled) = reader.read(buffer).await;
+        let (result, filled) = direction.turns.run(reader.read(buffer)).await;
         buffer = filled;
         direction.shard.counters.reads.increment();
         let length = match result {
@@ -202,25 +216,20 @@ async fn download(
     app: &Closer,
     stream: &StreamOf,
 ) -> Result<(), Reason> {
-    let mut spare = Vec::new();
     loop {
-        match stream.stream.arrival(spare).await? {
+        match stream.stream.arrival().await? {
             Arrival::End => {
                 app.end();
                 return Ok(());
             }
             Arrival::Bytes(bytes) => {
                 let length = bytes.len();
-                let (result, mut written) = writer.write_all(bytes).await;
+                let (result, written) = direction.turns.run(writer.write_all(bytes)).await;
                 direction.shard.counters.writes.increment();
                 result.map_err(|_| Reason::Reset)?;
                 direction.moved(length);
                 stream.tunnel.consumed(&stream.stream, length);
-                written.clear();
-                spare = written;
-                if spare.capacity() > INBOX_KEPT && spare.capacity() / 4 > length {
-                    spare = Vec::new();
-                }
+                stream.stream.give(written, &direction.shard.buffers);
             }
         }
     }
@@ -236,14 +245,14 @@ async fn copy(
     let mut size = APP_READ_MIN;
     let mut buffer = direction.shard.buffers.take(size);
     loop {
-        let (result, filled) = reader.read(buffer).await;
+        let (result, filled) = direction.turns.run(reader.read(buffer)).await;
         direction.shard.counters.reads.increment();
         let length = match result {
             Ok(0) => break,
             Ok(length) => length,
             Err(_) => return Err(Reason::Reset),
         };
-        let (result, written) = writer.write_all(filled).await;
+        let (result, written) = direction.turns.run(writer.write_all(filled)).await;
         direction.shard.counters.writes.increment();
         result.map_err(|_| Reason::Reset)?;
         direction.moved(length);

@@ -7,10 +7,10 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -154,6 +154,42 @@ impl<F: Future> Future for Guarded<F> {
     }
 }
 
+/// How many operations a task may complete in a row without having waited for one.
+const TURNS_MAX: u32 = 64;
+
+/// A task's operations in a row that completed at once.
+///
+/// On io_uring every operation waits for its completion, so tasks take turns by themselves. On epoll an operation that
+/// is ready completes at once, and a busy task would never let go.
+#[derive(Default)]
+pub(crate) struct Turns {
+    taken: Cell<u32>,
+}
+
+impl Turns {
+    /// Runs an operation. After too many in a row that did not wait, the task waits for a timer, which alone lets the
+    /// loop look for events: a task that is woken by another is run before them.
+    pub(crate) async fn run<F: Future>(&self, operation: F) -> F::Output {
+        if is_uring() {
+            return operation.await;
+        }
+        if self.taken.get() >= TURNS_MAX {
+            self.taken.set(0);
+            sleep_ms(1).await;
+        }
+        let mut operation = pin!(operation);
+        self.taken.set(self.taken.get() + 1);
+        poll_fn(|context| {
+            let poll = operation.as_mut().poll(context);
+            if poll.is_pending() {
+                self.taken.set(0);
+            }
+            poll
+        })
+        .await
+    }
+}
+
 /// Waits at least this long.
 pub(crate) async fn sleep_ms(ms: u64) {
     monoio::time::sleep(Duration::from_millis(ms)).await;
@@ -210,6 +246,25 @@ mod tests {
             });
             assert_eq!(told, 1);
         }
+    }
+
+    #[test]
+    fn a_busy_task_on_epoll_lets_timers_fire() {
+        let ring = Ring::build(RingKind::Epoll).unwrap();
+        ring.run(async {
+            let fired = Rc::new(Cell::new(false));
+            let seen = fired.clone();
+            let timer = async move {
+                sleep_ms(1).await;
+                seen.set(true);
+            };
+            spawn(timer, |_| ());
+            let (turns, begin) = (Turns::default(), Instant::now());
+            while !fired.get() && begin.elapsed() < Duration::from_secs(10) {
+                turns.run(std::future::ready(())).await;
+            }
+            assert!(fired.get(), "the timer starved");
+        });
     }
 
     #[test]

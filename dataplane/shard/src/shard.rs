@@ -22,7 +22,7 @@ use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
-use crate::pod::Pod;
+use crate::pod::{Pod, Seat};
 use crate::pool::Waiter;
 use crate::refusal::{Refusals, Subject};
 use crate::ring;
@@ -32,6 +32,9 @@ use crate::timer::Timers;
 use crate::tls::{RecordsKind, TlsConfig};
 use crate::tunnel::{CLOSE_MS_MAX, Tunnel};
 use crate::wake::{Broadcast, Signal};
+
+/// Between two looks at whether a drain is done, ms, where nothing tells of it.
+const DRAIN_LOOK_MS: u64 = 5;
 
 /// What a shard owns. Nothing in it is shared with another thread but `counters`, which only this one writes.
 pub(crate) struct Shard {
@@ -52,7 +55,7 @@ pub(crate) struct Shard {
     changed: Broadcast,
     pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
     conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
-    conn_ended: Broadcast,
+    pub(crate) conn_ended: Broadcast,
     tls: RefCell<HashMap<Identity, Configured>>,
     random: Cell<u64>,
     next_id: Cell<u64>,
@@ -265,7 +268,7 @@ impl Shard {
             (Direction::Inbound, Transport::Hbone) => self.counters.connections_inbound.increment(),
             (Direction::Inbound, Transport::Tcp) => self.counters.connections_plaintext.increment(),
         }
-        Tracked { shard: self.clone(), id, conn }
+        Tracked { shard: self.clone(), id, conn, _seat: None }
     }
 
     /// The pods on the node.
@@ -286,7 +289,7 @@ impl Shard {
         let Some(pod) = self.pods.borrow_mut().remove(uid) else {
             return;
         };
-        pod.stop();
+        pod.remove();
         for conn in self.conns_where(|conn| Rc::ptr_eq(&conn.pod, &pod)) {
             conn.cut(Reason::WorkloadGone);
         }
@@ -308,9 +311,12 @@ impl Shard {
         for tunnel in self.tunnels_where(|_| true) {
             tunnel.drain();
         }
+        let busy = || self.pods.borrow().values().any(|pod| pod.connections() > 0);
+        let announced = || self.tunnels_where(|tunnel| !tunnel.is_closing()).is_empty();
+        // A client that has been told may still have a request on its way until it answers.
         let quiet = async {
-            while !self.conns.borrow().is_empty() {
-                self.conn_ended.next().await;
+            while busy() || !announced() {
+                ring::within_ms(DRAIN_LOOK_MS, self.conn_ended.next()).await;
             }
         };
         if ring::within_ms(self.limits.drain_ms_max, quiet).await.is_none() {
@@ -372,6 +378,15 @@ pub(crate) struct Tracked {
     shard: Rc<Shard>,
     id: u64,
     pub(crate) conn: Rc<Conn>,
+    _seat: Option<Seat>,
+}
+
+impl Tracked {
+    /// Keeps a place among the pod's connections for as long as the connection is tracked.
+    pub(crate) fn seated(mut self, seat: Seat) -> Self {
+        self._seat = Some(seat);
+        self
+    }
 }
 
 impl Drop for Tracked {

@@ -15,6 +15,7 @@ use crate::refusal::{Refusal, Refusals};
 use crate::ring::{self, Bell, Ring, RingKind};
 use crate::shard::{Parts, Shard};
 use crate::tls::RecordsKind;
+use crate::wake::Finally;
 
 /// How to start a shard.
 #[derive(Debug, Clone)]
@@ -125,6 +126,13 @@ fn run(
 
 /// Reads the mailbox until every handle on it is gone, then for ever: the process ends, not the shard.
 async fn serve(parts: Parts, inbox: Inbox) {
+    // Without this task the process would go on with a shard that hears nothing. A ring must not be dropped while
+    // operations are in flight either, so a defect here ends the process at once.
+    let _whole = Finally(|| {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    });
     let shard = Shard::new(parts);
     shard.spawn(shard.timers.clone().run());
     shard.spawn(pool::run(shard.clone()));

@@ -8,6 +8,7 @@
 //! ends once, by [`Tunnel::fail`] or [`Tunnel::close`]; every stream on it then ends with the reason.
 
 pub(crate) mod dial;
+mod inbox;
 mod io;
 mod stream;
 
@@ -317,6 +318,11 @@ impl Tunnel {
         self.ended.get()
     }
 
+    /// Whether the tunnel is closing or closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
     /// Whether a tunnel that closes has sent all it had.
     pub(crate) fn is_sent(&self) -> bool {
         self.sent.get()
@@ -351,8 +357,8 @@ impl Tunnel {
     fn close_when_empty(&self) {
         let empty = {
             let core = self.core.borrow();
-            let leaving = self.retired.get() || core.session.is_draining();
-            leaving && core.streams.is_empty() && core.session.streams() == 0
+            let unused = core.streams.is_empty() && core.session.streams() == 0;
+            unused && (self.retired.get() || core.session.is_drained())
         };
         if empty {
             self.close();

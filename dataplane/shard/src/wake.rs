@@ -35,6 +35,15 @@ impl Signal {
     }
 }
 
+/// Runs a closure when it is dropped: at the end of a task, in order or not.
+pub(crate) struct Finally<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Something that happens again and again, and that any number of tasks wait for.
 #[derive(Default)]
 pub(crate) struct Broadcast {

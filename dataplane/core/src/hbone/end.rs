@@ -109,9 +109,9 @@ impl HboneSession {
         }
     }
 
-    /// Whether a drain has begun.
-    pub fn is_draining(&self) -> bool {
-        self.drain != Drain::Serving
+    /// Whether a drain is complete: the peer knows that no new stream is taken, and none is open.
+    pub fn is_drained(&self) -> bool {
+        self.drain == Drain::Final && self.streams() == 0
     }
 
     /// Ends the session: queues a final GOAWAY, after which nothing is received. The caller sends what is queued and

@@ -1,5 +1,6 @@
 //! Opens tunnels: TCP, TLS, session; and the handshake that both roles share.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -8,22 +9,30 @@ use halo_core::outcome::Reason;
 use halo_core::pool::{PoolKey, TunnelId};
 
 use super::{Secured, Side, Start, Tunnel};
-use crate::pod::Pod;
+use crate::pod::{Leg, Pod};
 use crate::ring;
 use crate::shard::Shard;
-use crate::socket::{self, Dial, Socket};
+use crate::socket::Socket;
 use crate::stats::Phase;
 use crate::tls::{Handshake, Progress};
+use crate::wake::Finally;
 
 /// Room for the first flight of a handshake; a larger one grows the buffer.
 const HANDSHAKE_READ: usize = 8 * 1024;
 
 /// Dials a tunnel that the pool asked for, and tells the pool how it went.
 pub(crate) async fn run(shard: Rc<Shard>, id: TunnelId, key: PoolKey) {
-    shard.counters.tunnels_dialed.increment();
-    let begin = Instant::now();
+    let (begin, settled) = (Instant::now(), Cell::new(false));
+    // Whoever waits for this dial hears of it, even if it fails here.
+    let _settled = Finally(|| {
+        if !settled.get() {
+            shard.pool.borrow_mut().lost(id, Reason::Defect);
+        }
+        shard.pool_changed.notify();
+    });
     let dialled = dial(&shard, id, &key).await;
     shard.latencies.record(Phase::Dial, begin);
+    settled.set(true);
     let mut pool = shard.pool.borrow_mut();
     match dialled {
         Ok(tunnel) if pool.knows(id) => {
@@ -36,27 +45,21 @@ pub(crate) async fn run(shard: Rc<Shard>, id: TunnelId, key: PoolKey) {
         Ok(tunnel) => tunnel.close(),
         Err(reason) => pool.lost(id, reason),
     }
-    shard.pool_changed.notify();
 }
 
 async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunnel>, Reason> {
     let pod = shard.pod(&key.pod).ok_or(Reason::WorkloadGone)?;
     let config = shard.tls_of(&shard.snapshot(), &key.source).ok_or(Reason::NoCertificate)?;
     let handshake = Handshake::client(&config, key.identities.clone()).map_err(|error| error.reason())?;
-    let dial = Dial {
-        place: &shard.place,
-        netns: &pod.netns,
-        options: &shard.sockets,
-        source: None,
-        local: false,
-        ms_max: shard.limits.connect_ms_max,
-    };
-    let socket = dial.connect(key.peer).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::TimedOut => Reason::HboneTimeout,
-        _ if socket::is_local(&error) => Reason::LocalSocket,
-        _ => Reason::ConnectFailed,
+    let socket = pod.connect(shard, key.peer, Leg::Out).await.map_err(|reason| match reason {
+        Reason::ConnectTimeout => Reason::HboneTimeout,
+        other => other,
     })?;
     let secured = secure(shard, socket, handshake).await?;
+    if pod.is_gone() {
+        return Err(Reason::WorkloadGone);
+    }
+    shard.counters.tunnels_dialed.increment();
     let session = HboneSession::client(SessionConfig::from(&shard.limits), ring::now_ms());
     Ok(Tunnel::start(shard, secured, Start { pod, side: Side::Outbound(id), session }))
 }
@@ -77,7 +80,7 @@ pub(crate) async fn secure(
 
 async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) -> Result<Secured, Reason> {
     let closer = socket.closer();
-    let expired = Rc::new(std::cell::Cell::new(false));
+    let expired = Rc::new(Cell::new(false));
     let mark = expired.clone();
     let _deadline = shard.timers.after(shard.limits.handshake_ms_max, move || {
         mark.set(true);

@@ -1,5 +1,6 @@
 //! The three tasks of a tunnel: reader, writer, liveness probe.
 
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
 use halo_core::hbone::{Event, SessionError, StreamId};
@@ -8,10 +9,11 @@ use halo_core::outcome::Reason;
 
 use super::{Core, Side, Stream, Tunnel};
 use crate::inbound;
-use crate::ring;
+use crate::ring::{self, Turns};
 use crate::shard::Shard;
 use crate::socket::{Reader, Socket, Writer};
 use crate::tls::{Opened, Records, TlsError};
+use crate::wake::Finally;
 
 /// Read buffer of a tunnel without streams, which carries only probes.
 const READ_IDLE: usize = 4 * 1024;
@@ -44,11 +46,20 @@ pub(super) fn start(shard: &Rc<Shard>, tunnel: &Rc<Tunnel>, socket: Socket, left
 
 /// Opens records and hands their payloads to streams, until the connection ends.
 async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buffer: Vec<u8>) {
-    let mut filled = false;
-    let reason = loop {
+    let reason = Cell::new(Reason::Defect);
+    let _ended = Finally(|| {
+        tunnel.fail(reason.get());
+        shard.tunnel_ended(&tunnel, reason.get());
+    });
+    let (mut filled, turns) = (false, Turns::default());
+    reason.set(loop {
         match process(&shard, &tunnel, &mut buffer) {
             Ok(used) => buffer.drain(..used),
-            Err(Stop::End) => break Reason::TunnelLost,
+            Err(Stop::End) => {
+                // The peer says that it sends no more; so do we, in the same words.
+                tunnel.close();
+                break Reason::TunnelLost;
+            }
             Err(Stop::Tls(error)) => break refuse(&tunnel, &error),
             Err(Stop::Session) => break Reason::H2Failed,
         };
@@ -57,7 +68,7 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
             tunnel.written.wait().await;
         }
         buffer = resize(&shard, &tunnel, buffer, filled);
-        let (result, read) = reader.read(buffer).await;
+        let (result, read) = turns.run(reader.read(buffer)).await;
         buffer = read;
         shard.counters.reads.increment();
         match result {
@@ -67,11 +78,9 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
         if tunnel.ended().is_some() {
             break Reason::TunnelLost;
         }
-    };
+    });
     tunnel.flush();
-    tunnel.fail(reason);
     shard.buffers.give(buffer);
-    shard.tunnel_ended(&tunnel, reason);
 }
 
 /// Sends the alert that fits a TLS failure.
@@ -129,7 +138,7 @@ fn receive(
     while let Some(event) = core.session.receive(input, now_ms)? {
         match event {
             Event::Data { stream, bytes } => match core.streams.get(&stream) {
-                Some(stream) => stream.deliver(bytes),
+                Some(stream) => stream.deliver(bytes, &shard.buffers),
                 None => core.session.consumed(stream, bytes.len(), now_ms),
             },
             Event::End { stream } => with(core, stream, |stream| stream.end()),

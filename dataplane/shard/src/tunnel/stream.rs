@@ -5,12 +5,14 @@ use std::cell::{Cell, RefCell};
 use halo_core::hbone::{ConnectResponse, ErrorCode, StreamId};
 use halo_core::outcome::Reason;
 
+use super::inbox::Inbox;
+use crate::buffers::Buffers;
 use crate::wake::Signal;
 
 /// One stream of a tunnel.
 pub(crate) struct Stream {
     pub(crate) id: StreamId,
-    inbox: RefCell<Vec<u8>>,
+    inbox: RefCell<Inbox>,
     ended: Cell<bool>,
     stopped: Cell<bool>,
     failed: Cell<Option<Reason>>,
@@ -43,9 +45,14 @@ impl Stream {
     }
 
     /// Takes payload in. Flow control bounds how much can wait here.
-    pub(crate) fn deliver(&self, bytes: &[u8]) {
-        self.inbox.borrow_mut().extend_from_slice(bytes);
+    pub(crate) fn deliver(&self, bytes: &[u8], buffers: &Buffers) {
+        self.inbox.borrow_mut().push(bytes, buffers);
         self.arrived.notify();
+    }
+
+    /// Takes back a piece of payload that the application has.
+    pub(crate) fn give(&self, piece: Vec<u8>, buffers: &Buffers) {
+        self.inbox.borrow_mut().give(piece, buffers);
     }
 
     /// The peer ended its direction.
@@ -116,17 +123,17 @@ impl Stream {
         }
     }
 
-    /// Waits for payload or its end. `spare` becomes the next inbox, so that a busy stream uses two buffers in turn.
+    /// Waits for payload or its end.
     ///
     /// # Errors
     /// The reason of the cut; payload that was waiting is dropped with it.
-    pub(crate) async fn arrival(&self, spare: Vec<u8>) -> Result<Arrival, Reason> {
+    pub(crate) async fn arrival(&self) -> Result<Arrival, Reason> {
         loop {
             if let Some(reason) = self.failed.get() {
                 return Err(reason);
             }
-            if !self.inbox.borrow().is_empty() {
-                return Ok(Arrival::Bytes(self.inbox.replace(spare)));
+            if let Some(piece) = self.inbox.borrow_mut().pop() {
+                return Ok(Arrival::Bytes(piece));
             }
             if self.ended.get() {
                 return Ok(Arrival::End);
@@ -137,6 +144,6 @@ impl Stream {
 
     /// Drops what waits in the inbox and says how many bytes it was.
     pub(crate) fn discard(&self) -> usize {
-        std::mem::take(&mut *self.inbox.borrow_mut()).len()
+        self.inbox.borrow_mut().clear()
     }
 }

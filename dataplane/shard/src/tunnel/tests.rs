@@ -111,6 +111,7 @@ async fn accepted(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
     let (socket, from, far) = connection(shard).await;
     let pod = pod::tests::pod();
     let peer = inbound::Peer {
+        _seat: None,
         id: shard.unique(),
         pod: pod.clone(),
         client: from,

@@ -306,7 +306,6 @@ fn a_window_grows_while_the_application_keeps_up() {
 fn a_drain_serves_what_was_accepted_and_ignores_the_rest() {
     let mut session = server_with_stream();
     session.begin_drain();
-    assert!(session.is_draining());
     let frames = output(&mut session);
     assert_eq!(frames[0].1, [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
     assert_eq!(feed(&mut session, &headers(3, CONNECT)).unwrap().len(), 1, "announced, but not final");
@@ -317,6 +316,16 @@ fn a_drain_serves_what_was_accepted_and_ignores_the_rest() {
     assert_eq!(feed(&mut session, &frame(kind::DATA, 0, 1, b"abc")).unwrap().len(), 1);
     session.respond(StreamId(3), &response(200), false);
     assert_eq!(session.sendable(StreamId(3)), 16_384);
+}
+
+#[test]
+fn a_drain_is_complete_once_the_client_knows_and_no_stream_is_open() {
+    let mut session = server_with_stream();
+    session.begin_drain();
+    session.reset(StreamId(1), ErrorCode::Cancel);
+    assert!(!session.is_drained(), "a request may be on its way until the client has answered");
+    session.finish_drain();
+    assert!(session.is_drained());
 }
 
 #[test]

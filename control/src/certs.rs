@@ -15,12 +15,12 @@ use halo_core::certificate::Certificate;
 use halo_core::id::Identity;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::ca::CertificateAuthority;
 use crate::edit::MeshEdit;
 use crate::pods::{Pods, identity};
-use crate::publish::Publisher;
+use crate::publish::{Publisher, PublisherGone};
 use keeper::{CertificateKeeper, Event, State};
 
 /// The state of every certificate, in order of identity.
@@ -39,7 +39,7 @@ pub(crate) struct CertificatesSetup<A> {
 
 type Issued = (Identity, Result<Certificate, String>);
 
-/// Keeps certificates until the pods' sender goes.
+/// Keeps certificates until the pods' sender or the publisher goes.
 pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>) {
     let mut keeper = CertificateKeeper::default();
     let mut snapshots = setup.publisher.subscribe();
@@ -47,7 +47,9 @@ pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>
     loop {
         let wanted = wanted(&setup);
         keeper.handle_wanted(&wanted, Instant::now());
-        act(&mut keeper, &setup, &mut calls).await;
+        if let Err(gone) = act(&mut keeper, &setup, &mut calls).await {
+            return error!(%gone, "certificates are not kept any more");
+        }
         setup.view.send_replace(keeper.states().map(|(identity, state)| (identity.clone(), state)).collect());
         tokio::select! {
             changed = setup.pods.changed() => if changed.is_err() { return },
@@ -69,7 +71,7 @@ async fn act<A: CertificateAuthority>(
     keeper: &mut CertificateKeeper,
     setup: &CertificatesSetup<A>,
     calls: &mut JoinSet<Issued>,
-) {
+) -> Result<(), PublisherGone> {
     let mut edits = Vec::new();
     while let Some(event) = keeper.poll_event() {
         match event {
@@ -92,9 +94,10 @@ async fn act<A: CertificateAuthority>(
     }
     let changes = edits.len();
     if changes > 0 {
-        let generation = setup.publisher.publish(edits).await;
+        let generation = setup.publisher.publish(edits).await?;
         debug!(changes, generation, "certificates published");
     }
+    Ok(())
 }
 
 fn report(keeper: &mut CertificateKeeper, (identity, result): Issued) {

@@ -10,7 +10,7 @@ use tracing::{error, info};
 
 use crate::config::LocalSource;
 use crate::local::{Defaults, LocalError, LocalState};
-use crate::publish::Publisher;
+use crate::publish::{Publisher, PublisherGone};
 use crate::watch::FileWatch;
 
 /// Why a source's text is not in force.
@@ -20,6 +20,8 @@ enum SourceError {
     Read(#[from] std::io::Error),
     #[error("{0}")]
     Wrong(#[from] LocalError),
+    #[error("cannot be published: {0}")]
+    Unpublished(#[from] PublisherGone),
 }
 
 /// How a source fares.
@@ -110,16 +112,19 @@ impl Follower {
     }
 
     async fn settle(&mut self, name: &str, judged: Result<LocalState, SourceError>) {
-        match judged {
+        let adopted = match judged {
             Ok(next) => self.adopt(name, next).await,
-            Err(error) => self.refuse(name, &error),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = adopted {
+            self.refuse(name, &error);
         }
     }
 
-    async fn adopt(&mut self, name: &str, next: LocalState) {
+    async fn adopt(&mut self, name: &str, next: LocalState) -> Result<(), SourceError> {
         let edits = self.state.diff(&next);
         let changes = edits.len();
-        let generation = self.publisher.publish(edits).await;
+        let generation = self.publisher.publish(edits).await?;
         self.state = next;
         self.status.send_modify(|status| {
             status.synced = true;
@@ -127,6 +132,7 @@ impl Follower {
             status.error = None;
         });
         info!(source = name, changes, generation, "the mesh follows its local source");
+        Ok(())
     }
 
     fn refuse(&self, name: &str, reason: &SourceError) {
@@ -149,7 +155,7 @@ mod tests {
     use halo_core::snapshot::Snapshot;
 
     use super::*;
-    use crate::testing::{DEADLINE, FakeShards};
+    use crate::testing::{DEADLINE, FakeShards, publisher};
 
     struct Bench {
         folder: tempfile::TempDir,
@@ -162,7 +168,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             prepare(folder.path());
             let shards = FakeShards::default();
-            let publisher = Publisher::start(Snapshot::default(), shards.clone());
+            let publisher = publisher(&shards);
             let (sender, status) = watch::channel(SourceStatus::default());
             let defaults = Defaults { trust_domain: "td".into(), cluster: "one".into() };
             tokio::spawn(run(LocalSource::File(folder.path().join(file)), defaults, publisher, sender));
@@ -269,6 +275,21 @@ mod tests {
         let status = bench.status_where(|status| status.error.is_none()).await;
         assert_eq!(status.errors, 1);
         bench.has(&["a", "b"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_text_that_is_not_published_is_not_taken() {
+        let mut bench =
+            Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());
+        bench.has(&["a"]).await;
+        bench.status_where(|status| status.synced).await;
+        bench.shards.break_publish();
+        bench.write("mesh.yaml", &mesh(&["a", "b"]));
+        let status = bench.status_where(|status| status.errors == 1).await;
+        assert_eq!(
+            (status.loads, status.error.as_deref()),
+            (1, Some("cannot be published: the publisher has ended"))
+        );
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use halo_core::zds::{PodState, WorkloadInfo};
 use super::*;
 use crate::ca::{CaError, EmbeddedCa};
 use crate::pods::PodView;
-use crate::testing::FakeShards;
+use crate::testing::{FakeShards, publisher};
 
 fn who(account: &str) -> Identity {
     Identity::new("td", "shop", account)
@@ -138,7 +138,7 @@ struct Bench {
 
 fn start(ttl: Duration, failures: usize) -> Bench {
     let shards = FakeShards::default();
-    let publisher = Publisher::start(Snapshot::default(), shards.clone());
+    let publisher = publisher(&shards);
     let (pods, receiver) = watch::channel(Pods::new());
     let (sender, view) = watch::channel(CertificateView::new());
     let authority = EmbeddedCa::in_memory("td", SystemTime::now()).unwrap();
@@ -179,7 +179,7 @@ async fn the_trust_domain_is_that_of_the_pods_workload_once_it_is_known() {
         trust_domain: "other".into(),
         ..Workload::default()
     };
-    bench.publisher.publish(vec![MeshEdit::Workload(Arc::new(workload))]).await;
+    bench.publisher.publish(vec![MeshEdit::Workload(Arc::new(workload))]).await.unwrap();
     let other = Identity::new("other", "shop", "cart");
     let holds =
         |snapshot: &Snapshot| snapshot.certificates.contains_key(&other) && snapshot.certificates.len() == 1;

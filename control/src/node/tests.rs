@@ -1,3 +1,4 @@
+use std::future::pending;
 use std::time::Duration;
 
 use halo_core::report::{ConnectionReport, Direction, ShardReport, Transport};
@@ -262,4 +263,14 @@ async fn a_port_that_is_taken_is_an_error_that_names_the_server() {
     let config = Config::read(&variables, &Overrides::default()).unwrap();
     let error = run(config, FakeShards::default(), pending::<()>()).await.unwrap_err();
     assert!(error.to_string().starts_with(&format!("admin server on {address}: ")), "{error}");
+}
+
+#[tokio::test]
+async fn a_part_that_fails_ends_the_node_with_an_error_that_names_it() {
+    let mut node = Running::start(None).await;
+    node.shards.break_publish();
+    std::fs::write(node.folder.path().join("mesh.yaml"), MESH).unwrap();
+    let error = timeout(DEADLINE, &mut node.task).await.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().starts_with("a part of the control thread failed: publisher: "), "{error}");
+    assert_eq!(node.shards.calls(), ["drain"]);
 }

@@ -38,7 +38,7 @@ pub enum State {
     Unavailable(Arc<str>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     certificate: Option<(Arc<Certificate>, Instant)>,
     error: Option<Arc<str>>,
@@ -46,11 +46,17 @@ struct Entry {
     phase: Phase,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+impl Entry {
+    /// No certificate yet, and no failure.
+    fn new(phase: Phase) -> Self {
+        Self { certificate: None, error: None, failures: 0, phase }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Waits for one of the places for requests.
-    #[default]
-    Queued,
+    /// Waits since this time for one of the places for requests.
+    Queued(Instant),
     /// Requested.
     InFlight,
     /// Requested again at this time: a renewal, or another attempt.
@@ -62,6 +68,9 @@ enum Phase {
 /// Order of calls: any `handle_*`, then `poll_event` until `None`; `handle_timeout` once `poll_timeout` has passed. Each
 /// [`Event::Request`] is answered by one `handle_issued`, also after its identity is no longer wanted.
 ///
+/// An identity without a certificate, whose connections are refused, is requested before any renewal; among equals,
+/// the one that has waited longest.
+///
 /// Invariants, checked after every call in debug builds: no more than eight requests are in flight, counting those of
 /// identities that are gone; an entry in flight was requested.
 #[derive(Debug, Default)]
@@ -69,14 +78,12 @@ pub struct CertificateKeeper {
     entries: BTreeMap<Identity, Entry>,
     /// Identities in flight, wanted or not.
     in_flight: BTreeSet<Identity>,
-    /// Identities without a certificate come before renewals.
-    queue: VecDeque<Identity>,
     events: VecDeque<Event>,
 }
 
 impl CertificateKeeper {
     /// Takes the identities that are wanted from now on.
-    pub fn handle_wanted(&mut self, wanted: &BTreeSet<Identity>, _now: Instant) {
+    pub fn handle_wanted(&mut self, wanted: &BTreeSet<Identity>, now: Instant) {
         let gone: Vec<_> =
             self.entries.keys().filter(|identity| !wanted.contains(*identity)).cloned().collect();
         for identity in gone {
@@ -86,13 +93,9 @@ impl CertificateKeeper {
         }
         for identity in wanted {
             if !self.entries.contains_key(identity) {
-                let mut entry = Entry::default();
-                if self.in_flight.contains(identity) {
-                    entry.phase = Phase::InFlight;
-                } else {
-                    self.queue.push_front(identity.clone());
-                }
-                self.entries.insert(identity.clone(), entry);
+                let in_flight = self.in_flight.contains(identity);
+                let phase = if in_flight { Phase::InFlight } else { Phase::Queued(now) };
+                self.entries.insert(identity.clone(), Entry::new(phase));
             }
         }
         self.check();
@@ -131,18 +134,19 @@ impl CertificateKeeper {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
-        while self.in_flight.len() < REQUESTS_MAX {
-            let identity = self.queue.pop_front()?;
-            // It may have gone while it waited, or gone and come again.
-            let queued = self.entries.get_mut(&identity).filter(|entry| entry.phase == Phase::Queued);
-            if let Some(entry) = queued {
-                entry.phase = Phase::InFlight;
-                self.in_flight.insert(identity.clone());
-                self.check();
-                return Some(Event::Request(identity));
-            }
+        if self.in_flight.len() == REQUESTS_MAX {
+            return None;
         }
-        None
+        let queued = self.entries.iter_mut().filter_map(|(identity, entry)| match entry.phase {
+            Phase::Queued(since) => Some(((entry.certificate.is_some(), since), identity, entry)),
+            Phase::InFlight | Phase::Scheduled(_) => None,
+        });
+        let (_, identity, entry) = queued.min_by_key(|(rank, ..)| *rank)?;
+        entry.phase = Phase::InFlight;
+        let identity = identity.clone();
+        self.in_flight.insert(identity.clone());
+        self.check();
+        Some(Event::Request(identity))
     }
 
     /// When `handle_timeout` is due.
@@ -150,7 +154,7 @@ impl CertificateKeeper {
         let due = |entry: &Entry| {
             let request = match entry.phase {
                 Phase::Scheduled(at) => Some(at),
-                Phase::Queued | Phase::InFlight => None,
+                Phase::Queued(_) | Phase::InFlight => None,
             };
             let end = entry.certificate.as_ref().map(|(_, end)| *end);
             request.into_iter().chain(end).min()
@@ -162,8 +166,7 @@ impl CertificateKeeper {
     pub fn handle_timeout(&mut self, now: Instant) {
         for (identity, entry) in &mut self.entries {
             if matches!(entry.phase, Phase::Scheduled(at) if at <= now) {
-                entry.phase = Phase::Queued;
-                self.queue.push_back(identity.clone());
+                entry.phase = Phase::Queued(now);
             }
             if entry.certificate.take_if(|(_, end)| *end <= now).is_some() {
                 entry.error.get_or_insert_with(|| "the certificate has expired".into());

@@ -105,6 +105,60 @@ fn at_most_eight_requests_are_in_flight_and_new_identities_come_first() {
     assert!(!next.contains(&format!("request {done}")), "a renewal overtook a first certificate");
 }
 
+#[test]
+fn a_second_attempt_at_a_first_certificate_comes_before_renewals_that_are_due() {
+    let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
+    let names: Vec<_> = (0..20).map(|number| format!("s{number:02}")).collect();
+    let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    keeper.handle_wanted(&set(&wanted), start);
+    let certificate = issue("any");
+    loop {
+        let asked = requests(&mut keeper);
+        let mut asked = asked.iter().filter_map(|event| event.strip_prefix("request ")).peekable();
+        if asked.peek().is_none() {
+            break;
+        }
+        asked.for_each(|name| keeper.handle_issued(&who(name), Ok((certificate.clone(), 8 * second)), start));
+    }
+    wanted.push("waiting");
+    keeper.handle_wanted(&set(&wanted), start + 2 * second);
+    assert_eq!(requests(&mut keeper), ["request waiting"]);
+    keeper.handle_issued(&who("waiting"), Err("down".into()), start + 2 * second);
+    // Twenty renewals and the second attempt are due at once, for eight places.
+    keeper.handle_timeout(start + 4 * second);
+    let taken = requests(&mut keeper);
+    assert_eq!(taken.len(), 8);
+    assert_eq!(taken[0], "request waiting");
+    assert_eq!(taken[1], "request s00");
+}
+
+#[test]
+fn a_renewal_whose_certificate_expires_while_it_waits_comes_first() {
+    let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
+    let names: Vec<_> = (0..9).map(|number| format!("s{number}")).collect();
+    let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    let certificate = issue("any");
+    keeper.handle_wanted(&set(&["t", "u"]), start);
+    assert_eq!(requests(&mut keeper).len(), 2);
+    keeper.handle_issued(&who("t"), Ok((certificate.clone(), 100 * second)), start);
+    keeper.handle_issued(&who("u"), Ok((certificate.clone(), 104 * second)), start);
+    requests(&mut keeper);
+    let mut all = wanted.clone();
+    all.extend(["t", "u"]);
+    keeper.handle_wanted(&set(&all), start);
+    assert_eq!(requests(&mut keeper).len(), 8);
+    keeper.handle_timeout(start + 52 * second);
+    // The certificate of `t` is gone, and so it is no renewal any more; `s8` has waited longer still.
+    keeper.handle_timeout(start + 100 * second);
+    assert_eq!(requests(&mut keeper), ["withdraw t"]);
+    let mut next = Vec::new();
+    for name in ["s0", "s1", "s2"] {
+        keeper.handle_issued(&who(name), Ok((certificate.clone(), 100 * second)), start + 100 * second);
+        next.extend(requests(&mut keeper).into_iter().filter(|event| event.starts_with("request")));
+    }
+    assert_eq!(next, ["request s8", "request t", "request u"]);
+}
+
 fn pods(list: &[(&str, &str)]) -> Pods {
     let view = |name: &str, account: &str| PodView {
         info: WorkloadInfo { name: name.into(), namespace: "shop".into(), service_account: account.into() },

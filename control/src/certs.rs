@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -109,7 +110,8 @@ fn report(keeper: &mut CertificateKeeper, (identity, result): Issued) {
         let end = UNIX_EPOCH + Duration::from_secs(certificate.not_after_s);
         (Arc::new(certificate), end.duration_since(SystemTime::now()).unwrap_or_default())
     });
-    keeper.handle_issued(&identity, result, Instant::now());
+    let random = RandomState::new().hash_one(0);
+    keeper.handle_issued(&identity, result, random, Instant::now());
 }
 
 /// The next call to end; never, while there is none.

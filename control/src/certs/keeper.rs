@@ -11,9 +11,9 @@ use halo_core::id::Identity;
 const REQUESTS_MAX: usize = 8;
 /// Least time between a certificate and its renewal, whatever is left of its life.
 const RENEWAL_MIN: Duration = Duration::from_millis(500);
-/// Pause after the first failure; it doubles.
+/// Pause after the first failure; it doubles. Each pause is spread by a fifth either way.
 const RETRY_MIN: Duration = Duration::from_secs(1);
-/// Longest pause between attempts.
+/// Longest pause between attempts, before it is spread.
 const RETRY_MAX: Duration = Duration::from_secs(150);
 
 /// What the caller has to do.
@@ -101,11 +101,13 @@ impl CertificateKeeper {
         self.check();
     }
 
-    /// Takes the answer to a request: a certificate with the life that is left of it, or why there is none.
+    /// Takes the answer to a request: a certificate with the life that is left of it, or why there is none. `random` is
+    /// uniform over all of `u64`; it spreads the next attempts of identities that failed together.
     pub fn handle_issued(
         &mut self,
         identity: &Identity,
         result: Result<(Arc<Certificate>, Duration), String>,
+        random: u64,
         now: Instant,
     ) {
         self.in_flight.remove(identity);
@@ -122,7 +124,7 @@ impl CertificateKeeper {
                     let pause = RETRY_MIN.saturating_mul(1 << entry.failures.min(16)).min(RETRY_MAX);
                     entry.error = Some(error.into());
                     entry.failures += 1;
-                    entry.phase = Phase::Scheduled(now + pause);
+                    entry.phase = Phase::Scheduled(now + spread(pause, random));
                 }
             }
         }
@@ -195,4 +197,12 @@ impl CertificateKeeper {
         };
         debug_assert!(self.entries.iter().all(requested), "an entry and its request disagree");
     }
+}
+
+/// A pause between four fifths and six fifths of the one that is given.
+fn spread(pause: Duration, random: u64) -> Duration {
+    let width_ns = (pause * 2 / 5).as_nanos();
+    // Neither step overflows: a pause of minutes is less than 2^40 ns, and the result is less than the width.
+    let more_ns = (u128::from(random) * width_ns) >> 64;
+    pause * 4 / 5 + Duration::from_nanos(more_ns as u64)
 }

@@ -40,11 +40,13 @@ pub(crate) struct CertificatesSetup<A> {
 
 type Issued = (Identity, Result<Certificate, String>);
 
-/// Keeps certificates until the pods' sender or the publisher goes.
+/// Keeps certificates until the publisher goes. Once the pods' sender goes, as it does when the node drains, the pods
+/// that it named last still need theirs.
 pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>) {
     let mut keeper = CertificateKeeper::default();
     let mut snapshots = setup.publisher.subscribe();
     let mut calls: JoinSet<Issued> = JoinSet::new();
+    let mut pods_change = true;
     loop {
         let wanted = wanted(&setup);
         keeper.handle_wanted(&wanted, Instant::now());
@@ -53,7 +55,7 @@ pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>
         }
         setup.view.send_replace(keeper.states().map(|(identity, state)| (identity.clone(), state)).collect());
         tokio::select! {
-            changed = setup.pods.changed() => if changed.is_err() { return },
+            changed = setup.pods.changed(), if pods_change => pods_change = changed.is_ok(),
             changed = snapshots.changed() => if changed.is_err() { return },
             issued = next(&mut calls) => report(&mut keeper, issued),
             () = wait_until(keeper.poll_timeout()) => keeper.handle_timeout(Instant::now()),

@@ -284,6 +284,19 @@ async fn a_certificate_of_two_seconds_is_renewed_while_it_is_valid() {
 }
 
 #[tokio::test]
+async fn certificates_are_renewed_also_after_the_last_word_on_pods() {
+    let Bench { shards, publisher: _publisher, pods: sender, view: _view } = start(Duration::from_secs(2), 0);
+    sender.send_replace(pods(&[("one", "cart")]));
+    let first = shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    drop(sender);
+    let serial = |snapshot: &Snapshot| {
+        snapshot.certificates.get(&who("cart")).map(|certificate| certificate.serial.clone())
+    };
+    let renewed = |snapshot: &Snapshot| serial(snapshot).is_some_and(|new| Some(new) != serial(&first));
+    shards.snapshot_where(renewed).await;
+}
+
+#[tokio::test]
 async fn a_failure_is_shown_and_tried_again() {
     let mut bench = start(Duration::from_secs(3600), 1);
     bench.pods.send_replace(pods(&[("one", "cart")]));

@@ -29,6 +29,8 @@ pub(crate) struct FakeShards {
     /// Pods that cannot be bound, with the cause.
     pub(crate) broken: Arc<Mutex<BTreeMap<String, String>>>,
     publish_broken: Arc<AtomicBool>,
+    /// Whether `inspect` never ends.
+    pub(crate) mute: Arc<AtomicBool>,
     /// What `inspect` gives.
     pub(crate) reports: Arc<Mutex<Vec<ShardReport>>>,
     /// Calls in order, for example `add a` and `remove a`.
@@ -42,6 +44,7 @@ impl Default for FakeShards {
             pods: Arc::default(),
             broken: Arc::default(),
             publish_broken: Arc::default(),
+            mute: Arc::default(),
             reports: Arc::default(),
             calls: Arc::default(),
         }
@@ -105,6 +108,9 @@ impl Shards for FakeShards {
     }
 
     async fn inspect(&self) -> Vec<ShardReport> {
+        if self.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.reports.lock().unwrap().clone()
     }
 

@@ -226,6 +226,16 @@ async fn metrics_sum_the_shards_and_count_the_pods() {
 }
 
 #[tokio::test]
+async fn a_shard_that_does_not_answer_hides_nothing_else() {
+    let node = Running::start(Some(MESH)).await;
+    node.shards.snapshot_where(|snapshot| snapshot.workloads.len() == 1).await;
+    node.shards.mute.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (metrics, dump) = tokio::join!(fetch(node.addresses.metrics, "GET", "/metrics"), node.dump());
+    assert!(metrics.1.contains("\nhalo_workloads 1\n") && metrics.1.contains("\nhalo_shards 0\n"));
+    assert_eq!(dump["halo"]["generation"], 1);
+}
+
+#[tokio::test]
 async fn shutdown_drains_the_shards_and_returns() {
     let mut node = Running::start(Some(MESH)).await;
     node.stop.take().unwrap().send(()).unwrap();

@@ -6,9 +6,13 @@ pub mod dump;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use halo_core::report::ShardReport;
 use hyper::{Method, StatusCode};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tracing::warn;
 
 use crate::certs::CertificateView;
 use crate::config::Config;
@@ -18,6 +22,9 @@ use crate::publish::Publisher;
 use crate::readiness::Readiness;
 use crate::shards::Shards;
 use crate::source::SourceStatus;
+
+/// How long the shards may take to say what they are doing; each does between two turns.
+const INSPECT_MAX: Duration = Duration::from_secs(2);
 
 const INDEX: &str = "<!DOCTYPE html><title>Halo</title><h1>Halo node proxy</h1><ul>\
     <li><a href=\"config_dump\">config_dump</a>: the mesh, the certificates, the pods and the shards as they are now\
@@ -36,6 +43,17 @@ pub(crate) struct Node<S> {
     pub(crate) readiness: Readiness,
     /// Told once the process is to end.
     pub(crate) quit: Notify,
+}
+
+impl<S: Shards> Node<S> {
+    /// What the shards are doing. None of them is told of if one does not answer in time: whoever asks wants to see
+    /// the rest of the node then all the more.
+    pub(crate) async fn reports(&self) -> Vec<ShardReport> {
+        timeout(INSPECT_MAX, self.shards.inspect()).await.unwrap_or_else(|_| {
+            warn!("a shard does not say what it is doing");
+            Vec::new()
+        })
+    }
 }
 
 /// The admin server.
@@ -66,7 +84,7 @@ impl<S: Shards> Service for AdminService<S> {
 impl<S: Shards> AdminService<S> {
     async fn config_dump(&self) -> Answer {
         let node = &self.0;
-        let shards = node.shards.inspect().await;
+        let shards = node.reports().await;
         let parts = dump::Parts {
             config: node.config.to_json(),
             snapshot: node.publisher.snapshot(),

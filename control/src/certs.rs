@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,12 +16,12 @@ use halo_core::certificate::Certificate;
 use halo_core::id::Identity;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::ca::CertificateAuthority;
 use crate::edit::MeshEdit;
 use crate::pods::{Pods, identity};
-use crate::publish::Publisher;
+use crate::publish::{Publisher, PublisherGone};
 use keeper::{CertificateKeeper, Event, State};
 
 /// The state of every certificate, in order of identity.
@@ -39,18 +40,22 @@ pub(crate) struct CertificatesSetup<A> {
 
 type Issued = (Identity, Result<Certificate, String>);
 
-/// Keeps certificates until the pods' sender goes.
+/// Keeps certificates until the publisher goes. Once the pods' sender goes, as it does when the node drains, the pods
+/// that it named last still need theirs.
 pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>) {
     let mut keeper = CertificateKeeper::default();
     let mut snapshots = setup.publisher.subscribe();
     let mut calls: JoinSet<Issued> = JoinSet::new();
+    let mut pods_change = true;
     loop {
         let wanted = wanted(&setup);
         keeper.handle_wanted(&wanted, Instant::now());
-        act(&mut keeper, &setup, &mut calls).await;
+        if let Err(gone) = act(&mut keeper, &setup, &mut calls).await {
+            return error!(%gone, "certificates are not kept any more");
+        }
         setup.view.send_replace(keeper.states().map(|(identity, state)| (identity.clone(), state)).collect());
         tokio::select! {
-            changed = setup.pods.changed() => if changed.is_err() { return },
+            changed = setup.pods.changed(), if pods_change => pods_change = changed.is_ok(),
             changed = snapshots.changed() => if changed.is_err() { return },
             issued = next(&mut calls) => report(&mut keeper, issued),
             () = wait_until(keeper.poll_timeout()) => keeper.handle_timeout(Instant::now()),
@@ -69,7 +74,7 @@ async fn act<A: CertificateAuthority>(
     keeper: &mut CertificateKeeper,
     setup: &CertificatesSetup<A>,
     calls: &mut JoinSet<Issued>,
-) {
+) -> Result<(), PublisherGone> {
     let mut edits = Vec::new();
     while let Some(event) = keeper.poll_event() {
         match event {
@@ -92,9 +97,10 @@ async fn act<A: CertificateAuthority>(
     }
     let changes = edits.len();
     if changes > 0 {
-        let generation = setup.publisher.publish(edits).await;
+        let generation = setup.publisher.publish(edits).await?;
         debug!(changes, generation, "certificates published");
     }
+    Ok(())
 }
 
 fn report(keeper: &mut CertificateKeeper, (identity, result): Issued) {
@@ -106,7 +112,8 @@ fn report(keeper: &mut CertificateKeeper, (identity, result): Issued) {
         let end = UNIX_EPOCH + Duration::from_secs(certificate.not_after_s);
         (Arc::new(certificate), end.duration_since(SystemTime::now()).unwrap_or_default())
     });
-    keeper.handle_issued(&identity, result, Instant::now());
+    let random = RandomState::new().hash_one(0);
+    keeper.handle_issued(&identity, result, random, Instant::now());
 }
 
 /// The next call to end; never, while there is none.

@@ -68,7 +68,7 @@ impl Text {
 
 impl<S: Shards> MetricsService<S> {
     async fn text(&self) -> String {
-        let reports = self.0.shards.inspect().await;
+        let reports = self.0.reports().await;
         let mut text = Text::default();
         self.control(&mut text);
         shards(&mut text, &reports);

@@ -1,9 +1,9 @@
 //! A node: starts every part of the control thread, and ends them in order.
 
+mod parts;
 #[cfg(test)]
 mod tests;
 
-use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use halo_core::snapshot::{Mesh, Snapshot};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::admin::{AdminService, Node};
@@ -27,6 +27,8 @@ use crate::readiness::{Part, Readiness, ReadinessService};
 use crate::shards::Shards;
 use crate::source::{self, SourceStatus};
 use crate::zds_client::{Shown, ZdsClient};
+pub use parts::PartError;
+use parts::Parts;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +48,7 @@ pub enum NodeError {
     Ca(#[from] CaError),
     /// A part of the control thread failed; a defect in this program. The shards were drained.
     #[error("a part of the control thread failed: {0}")]
-    Defect(#[from] tokio::task::JoinError),
+    Defect(#[from] PartError),
 }
 
 /// The addresses that the node's own servers listen on.
@@ -76,18 +78,19 @@ pub async fn run_with(
     let servers = Servers::bind(&config).await?;
     let authority = authority(&config)?;
     let addresses = servers.addresses;
-    let mut tasks = JoinSet::new();
-    let (node, zds) = start(config, shards.clone(), authority, &mut tasks);
-    tasks.spawn(http::serve(servers.admin, AdminService(node.clone())));
-    tasks.spawn(http::serve(servers.metrics, MetricsService(node.clone())));
-    tasks.spawn(http::serve(servers.readiness, ReadinessService(node.readiness.clone())));
+    let mut parts = Parts::default();
+    let (node, zds) = start(config, shards.clone(), authority, &mut parts);
+    parts.spawn("admin server", http::serve(servers.admin, AdminService(node.clone())));
+    parts.spawn("metrics server", http::serve(servers.metrics, MetricsService(node.clone())));
+    let readiness = ReadinessService(node.readiness.clone());
+    parts.spawn("readiness server", http::serve(servers.readiness, readiness));
     info!(admin = %addresses.admin, metrics = %addresses.metrics, readiness = %addresses.readiness, "node started");
     listening(addresses);
     let end = tokio::select! {
         _ = shutdown => Ok(()),
         () = node.quit.notified() => Ok(()),
         // It is better to restart the process than to leave it half alive.
-        failure = failure(&mut tasks) => Err(NodeError::Defect(failure)),
+        failure = parts.failure() => Err(NodeError::Defect(failure)),
     };
     info!("draining");
     // The CNI agent sees the connection end, and turns to the proxy that takes over, if there is one.
@@ -96,19 +99,8 @@ pub async fn run_with(
     // While the shards drain, the mesh, certificates and servers go on: open streams still need them.
     shards.drain().await;
     info!("drained");
-    tasks.shutdown().await;
+    parts.shutdown().await;
     end
-}
-
-/// The first failure of a part. Parts that ended in order had nothing more to do.
-async fn failure(tasks: &mut JoinSet<()>) -> tokio::task::JoinError {
-    loop {
-        match tasks.join_next().await {
-            Some(Err(failure)) => return failure,
-            Some(Ok(())) => {}
-            None => pending().await,
-        }
-    }
 }
 
 fn authority(config: &Config) -> Result<EmbeddedCa, CaError> {
@@ -149,7 +141,7 @@ fn start<S: Shards>(
     config: Config,
     shards: S,
     authority: EmbeddedCa,
-    tasks: &mut JoinSet<()>,
+    parts: &mut Parts,
 ) -> (Arc<Node<S>>, AbortHandle) {
     let mesh = Mesh {
         node: config.node.as_str().into(),
@@ -158,7 +150,7 @@ fn start<S: Shards>(
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
-    let publisher = Publisher::start(first, shards.clone());
+    let (publisher, publishing) = Publisher::new(first, shards.clone());
     let trust_domain: Arc<str> = config.trust_domain.as_str().into();
     let (pods_sender, pods) = watch::channel(Pods::new());
     let (view, certificates) = watch::channel(CertificateView::new());
@@ -166,21 +158,26 @@ fn start<S: Shards>(
     let readiness = Readiness::pending(&[Part::StateManager, Part::WorkloadProxyManager]);
     let totals = Arc::new(PodTotals::default());
 
-    tasks.spawn(certs::run(CertificatesSetup {
+    parts.spawn("publisher", publishing);
+    let setup = CertificatesSetup {
         authority,
         ttl: config.secret_ttl,
         trust_domain: trust_domain.clone(),
         publisher: publisher.clone(),
         pods: pods.clone(),
         view,
-    }));
+    };
+    parts.spawn("certificate keeper", certs::run(setup));
     let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
-    let zds = tasks.spawn(ZdsClient::new(config.zds_path.clone(), shards.clone(), shown).run());
+    let client = ZdsClient::new(config.zds_path.clone(), shards.clone(), shown);
+    let zds = parts.spawn("ZDS client", client.run());
     if let Some(local) = config.local.clone() {
         let defaults = Defaults { trust_domain, cluster: config.cluster.as_str().into() };
-        tasks.spawn(source::run(local, defaults, publisher.clone(), source_sender));
+        let source = source::run(local, defaults, publisher.clone(), source_sender);
+        parts.spawn_until_done("local source", source);
     }
-    tasks.spawn(follow_source(config.local.is_some(), source.clone(), readiness.clone()));
+    let follower = follow_source(config.local.is_some(), source.clone(), readiness.clone());
+    parts.spawn_until_done("readiness of the source", follower);
     let quit = Notify::new();
     let node = Node { config, shards, publisher, pods, totals, certificates, source, readiness, quit };
     (Arc::new(node), zds)

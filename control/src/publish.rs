@@ -20,6 +20,11 @@ struct Batch {
     published: oneshot::Sender<u64>,
 }
 
+/// The publisher has ended, and an edit did not come into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the publisher has ended")]
+pub struct PublisherGone;
+
 /// A handle to the publisher.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -28,26 +33,26 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Hands the shards the first snapshot and starts the publisher. Must be called on a tokio runtime.
-    pub fn start(first: Snapshot, shards: impl Shards) -> Self {
+    /// Hands the shards the first snapshot. The publisher is the future, which lives until the last handle goes.
+    pub fn new(first: Snapshot, shards: impl Shards) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (batches, queue) = mpsc::channel(BATCHES_MAX);
         let first = Arc::new(first);
         shards.publish(first.clone());
         let (publish, current) = watch::channel(first);
-        tokio::spawn(run(queue, publish, shards));
-        Self { batches, current }
+        (Self { batches, current }, run(queue, publish, shards))
     }
 
     /// Publishes edits, with others that wait, as one generation; done when the shards have been given it. No edits
     /// make no generation. Gives the generation in force.
-    pub async fn publish(&self, edits: Vec<MeshEdit>) -> u64 {
+    ///
+    /// Errors: the publisher has ended, so the edits are not in force.
+    pub async fn publish(&self, edits: Vec<MeshEdit>) -> Result<u64, PublisherGone> {
         if edits.is_empty() {
-            return self.snapshot().generation;
+            return Ok(self.snapshot().generation);
         }
         let (published, done) = oneshot::channel();
-        // The publisher ends only with the runtime; then nothing waits for the answer either.
-        drop(self.batches.send(Batch { edits, published }).await);
-        done.await.unwrap_or_else(|_| self.snapshot().generation)
+        self.batches.send(Batch { edits, published }).await.map_err(|_| PublisherGone)?;
+        done.await.map_err(|_| PublisherGone)
     }
 
     /// The generation in force.
@@ -90,7 +95,7 @@ mod tests {
     use halo_core::workload::Workload;
 
     use super::*;
-    use crate::testing::FakeShards;
+    use crate::testing::{FakeShards, publisher};
 
     fn workload(uid: &str) -> MeshEdit {
         MeshEdit::Workload(Arc::new(Workload { uid: uid.into(), ..Workload::default() }))
@@ -99,18 +104,28 @@ mod tests {
     #[tokio::test]
     async fn edits_that_wait_together_become_one_generation() {
         let shards = FakeShards::default();
-        let publisher = Publisher::start(Snapshot::default(), shards.clone());
+        let publisher = publisher(&shards);
         let (first, second) =
             tokio::join!(publisher.publish(vec![workload("a")]), publisher.publish(vec![workload("b")]));
-        assert_eq!((first, second), (1, 1));
+        assert_eq!((first, second), (Ok(1), Ok(1)));
         assert_eq!(shards.published().workloads.len(), 2);
-        assert_eq!(publisher.publish(vec![MeshEdit::RemoveWorkload("a".into())]).await, 2);
+        assert_eq!(publisher.publish(vec![MeshEdit::RemoveWorkload("a".into())]).await, Ok(2));
         assert_eq!(shards.published().workloads.len(), 1);
     }
 
     #[tokio::test]
     async fn nothing_to_change_makes_no_generation() {
-        let publisher = Publisher::start(Snapshot::default(), FakeShards::default());
-        assert_eq!(publisher.publish(Vec::new()).await, 0);
+        let publisher = publisher(&FakeShards::default());
+        assert_eq!(publisher.publish(Vec::new()).await, Ok(0));
+    }
+
+    #[tokio::test]
+    async fn an_edit_that_does_not_come_into_force_is_an_error() {
+        let shards = FakeShards::default();
+        let publisher = publisher(&shards);
+        shards.break_publish();
+        assert_eq!(publisher.publish(vec![workload("a")]).await, Err(PublisherGone));
+        assert_eq!(publisher.publish(vec![workload("b")]).await, Err(PublisherGone));
+        assert_eq!(publisher.snapshot().generation, 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Keeps the mesh equal to the local file. A text that cannot be read or is wrong changes nothing: what was in force
 //! stays in force, and the error is told once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tracing::{error, info};
 
 use crate::config::LocalSource;
 use crate::local::{Defaults, LocalError, LocalState};
-use crate::publish::Publisher;
+use crate::publish::{Publisher, PublisherGone};
 use crate::watch::FileWatch;
 
 /// Why a source's text is not in force.
@@ -20,6 +20,8 @@ enum SourceError {
     Read(#[from] std::io::Error),
     #[error("{0}")]
     Wrong(#[from] LocalError),
+    #[error("cannot be published: {0}")]
+    Unpublished(#[from] PublisherGone),
 }
 
 /// How a source fares.
@@ -37,6 +39,9 @@ pub struct SourceStatus {
 
 /// A text that is refused is read again after this, and judged by what it is then: a writer may have been at it.
 const CONFIRM: Duration = Duration::from_millis(20);
+
+/// Pause between two readings of a file that cannot be watched, for want of inotify instances for example.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Loads a source and, if it is a file, follows it for ever.
 pub(crate) async fn run(
@@ -58,26 +63,32 @@ pub(crate) async fn run(
 
 async fn follow(path: PathBuf, follower: &mut Follower) {
     let name = path.display().to_string();
-    let mut watch = match FileWatch::new(&path) {
+    let watch = match FileWatch::new(&path) {
         Ok(watch) => Some(watch),
         Err(error) => {
-            error!(file = name, %error, "the file cannot be watched and is read once");
+            error!(file = name, %error, "the file cannot be watched and is read every second");
             None
         }
     };
+    reread(&path, watch, follower).await;
+}
+
+/// Reads a file whenever its watch tells, or without one from time to time.
+async fn reread(path: &Path, mut watch: Option<FileWatch>, follower: &mut Follower) {
+    let name = path.display().to_string();
     loop {
-        let mut judged = follower.judge(tokio::fs::read_to_string(&path).await);
+        let mut judged = follower.judge(tokio::fs::read_to_string(path).await);
         if matches!(judged, Some(Err(_))) {
             tokio::time::sleep(CONFIRM).await;
             // The same text is the same judgement.
-            judged = follower.judge(tokio::fs::read_to_string(&path).await).or(judged);
+            judged = follower.judge(tokio::fs::read_to_string(path).await).or(judged);
         }
         if let Some(judged) = judged {
             follower.settle(&name, judged).await;
         }
         match &mut watch {
             Some(watch) => watch.changed().await,
-            None => return,
+            None => tokio::time::sleep(POLL).await,
         }
     }
 }
@@ -110,16 +121,19 @@ impl Follower {
     }
 
     async fn settle(&mut self, name: &str, judged: Result<LocalState, SourceError>) {
-        match judged {
+        let adopted = match judged {
             Ok(next) => self.adopt(name, next).await,
-            Err(error) => self.refuse(name, &error),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = adopted {
+            self.refuse(name, &error);
         }
     }
 
-    async fn adopt(&mut self, name: &str, next: LocalState) {
+    async fn adopt(&mut self, name: &str, next: LocalState) -> Result<(), SourceError> {
         let edits = self.state.diff(&next);
         let changes = edits.len();
-        let generation = self.publisher.publish(edits).await;
+        let generation = self.publisher.publish(edits).await?;
         self.state = next;
         self.status.send_modify(|status| {
             status.synced = true;
@@ -127,6 +141,7 @@ impl Follower {
             status.error = None;
         });
         info!(source = name, changes, generation, "the mesh follows its local source");
+        Ok(())
     }
 
     fn refuse(&self, name: &str, reason: &SourceError) {
@@ -149,7 +164,7 @@ mod tests {
     use halo_core::snapshot::Snapshot;
 
     use super::*;
-    use crate::testing::{DEADLINE, FakeShards};
+    use crate::testing::{DEADLINE, FakeShards, publisher};
 
     struct Bench {
         folder: tempfile::TempDir,
@@ -158,11 +173,11 @@ mod tests {
     }
 
     impl Bench {
-        fn start(file: &str, prepare: impl FnOnce(&std::path::Path)) -> Self {
+        fn start(file: &str, prepare: impl FnOnce(&Path)) -> Self {
             let folder = tempfile::tempdir().unwrap();
             prepare(folder.path());
             let shards = FakeShards::default();
-            let publisher = Publisher::start(Snapshot::default(), shards.clone());
+            let publisher = publisher(&shards);
             let (sender, status) = watch::channel(SourceStatus::default());
             let defaults = Defaults { trust_domain: "td".into(), cluster: "one".into() };
             tokio::spawn(run(LocalSource::File(folder.path().join(file)), defaults, publisher, sender));
@@ -269,6 +284,40 @@ mod tests {
         let status = bench.status_where(|status| status.error.is_none()).await;
         assert_eq!(status.errors, 1);
         bench.has(&["a", "b"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_watched_is_followed_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, shards) = (folder.path().join("mesh.yaml"), FakeShards::default());
+        let mut follower = Follower {
+            defaults: Defaults { trust_domain: "td".into(), cluster: "one".into() },
+            publisher: publisher(&shards),
+            status: watch::channel(SourceStatus::default()).0,
+            state: LocalState::default(),
+            text: None,
+        };
+        let read = path.clone();
+        tokio::spawn(async move { reread(&read, None, &mut follower).await });
+        for count in [1, 2] {
+            fs::write(&path, mesh(&["a", "b"][..count])).unwrap();
+            shards.snapshot_where(|snapshot| snapshot.workloads.len() == count).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_text_that_is_not_published_is_not_taken() {
+        let mut bench =
+            Bench::start("mesh.yaml", |folder| fs::write(folder.join("mesh.yaml"), mesh(&["a"])).unwrap());
+        bench.has(&["a"]).await;
+        bench.status_where(|status| status.synced).await;
+        bench.shards.break_publish();
+        bench.write("mesh.yaml", &mesh(&["a", "b"]));
+        let status = bench.status_where(|status| status.errors == 1).await;
+        assert_eq!(
+            (status.loads, status.error.as_deref()),
+            (1, Some("cannot be published: the publisher has ended"))
+        );
     }
 
     #[tokio::test]

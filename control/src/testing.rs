@@ -1,6 +1,7 @@
 //! A data plane for tests: it records what it is told and answers as the test wants.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,10 +9,18 @@ use halo_core::report::ShardReport;
 use halo_core::snapshot::Snapshot;
 use tokio::sync::watch;
 
+use crate::publish::Publisher;
 use crate::shards::{Pod, PodError, Shards};
 
 /// How long a test waits for what must happen.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A publisher that runs beside the test.
+pub(crate) fn publisher(shards: &FakeShards) -> Publisher {
+    let (publisher, publishing) = Publisher::new(Snapshot::default(), shards.clone());
+    tokio::spawn(publishing);
+    publisher
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct FakeShards {
@@ -19,6 +28,9 @@ pub(crate) struct FakeShards {
     pods: Arc<watch::Sender<BTreeMap<Arc<str>, Pod>>>,
     /// Pods that cannot be bound, with the cause.
     pub(crate) broken: Arc<Mutex<BTreeMap<String, String>>>,
+    publish_broken: Arc<AtomicBool>,
+    /// Whether `inspect` never ends.
+    pub(crate) mute: Arc<AtomicBool>,
     /// What `inspect` gives.
     pub(crate) reports: Arc<Mutex<Vec<ShardReport>>>,
     /// Calls in order, for example `add a` and `remove a`.
@@ -31,6 +43,8 @@ impl Default for FakeShards {
             published: Arc::new(watch::Sender::new(Arc::default())),
             pods: Arc::default(),
             broken: Arc::default(),
+            publish_broken: Arc::default(),
+            mute: Arc::default(),
             reports: Arc::default(),
             calls: Arc::default(),
         }
@@ -61,6 +75,11 @@ impl FakeShards {
         self.broken.lock().unwrap().insert(uid.into(), cause.into());
     }
 
+    /// From now on a new generation is a panic.
+    pub(crate) fn break_publish(&self) {
+        self.publish_broken.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
@@ -68,6 +87,7 @@ impl FakeShards {
 
 impl Shards for FakeShards {
     fn publish(&self, snapshot: Arc<Snapshot>) {
+        assert!(!self.publish_broken.load(Ordering::SeqCst), "the test breaks the publisher");
         self.published.send_replace(snapshot);
     }
 
@@ -88,6 +108,9 @@ impl Shards for FakeShards {
     }
 
     async fn inspect(&self) -> Vec<ShardReport> {
+        if self.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.reports.lock().unwrap().clone()
     }
 

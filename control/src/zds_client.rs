@@ -46,6 +46,8 @@ pub(crate) struct ZdsClient<S> {
     operations: Operations<S>,
     view: watch::Sender<Pods>,
     readiness: Readiness,
+    /// Why there is no connection to the agent, once that is known.
+    apart: Option<String>,
     started: Instant,
     /// Messages received, over all connections.
     requests: u64,
@@ -62,6 +64,7 @@ impl<S: Shards> ZdsClient<S> {
             operations: Operations::new(shards, totals),
             view,
             readiness,
+            apart: None,
             started: Instant::now(),
             requests: 0,
         }
@@ -74,6 +77,7 @@ impl<S: Shards> ZdsClient<S> {
             match self.connect().await {
                 Ok(socket) => {
                     info!(path = %self.path.display(), "connected to the CNI agent");
+                    self.apart = None;
                     self.session.connected();
                     let requests = self.requests;
                     let end = self.serve(&socket).await;
@@ -82,14 +86,24 @@ impl<S: Shards> ZdsClient<S> {
                         backoff = BACKOFF_MIN;
                     }
                     warn!(reason = %end, "the connection to the CNI agent is lost; pods stay up");
+                    self.apart = Some(format!("the connection is lost: {end}"));
                     self.session.disconnected();
                     // Answers cannot leave any more, and the session makes none; what is left concerns pods.
                     drop(self.perform(None).await);
                 }
-                Err(error) => debug!(path = %self.path.display(), %error, "the CNI agent cannot be reached"),
+                Err(error) => self.unreachable(&error),
             }
             self.wait(backoff).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Takes note of a failed attempt; it is told once for as long as the reason stays the same.
+    fn unreachable(&mut self, error: &io::Error) {
+        let why = Some(format!("it cannot be reached: {error}"));
+        if self.apart != why {
+            warn!(path = %self.path.display(), %error, "the CNI agent cannot be reached and is tried again");
+            self.apart = why;
         }
     }
 
@@ -208,7 +222,10 @@ impl<S: Shards> ZdsClient<S> {
             .collect();
         let failed = |view: &Pods| view.values().filter(|pod| pod.state == zds::PodState::Pending).count();
         let why = match failed(&view) {
-            0 => format!("no complete snapshot from the CNI agent at {}", self.path.display()),
+            0 => {
+                let why = self.apart.as_deref().unwrap_or("it is connected");
+                format!("no complete snapshot from the CNI agent at {}: {why}", self.path.display())
+            }
             count => format!("{count} pods could not be started and are tried again"),
         };
         self.readiness.set(Part::WorkloadProxyManager, (!self.session.is_ready()).then_some(why));

@@ -11,9 +11,9 @@ use halo_core::id::Identity;
 const REQUESTS_MAX: usize = 8;
 /// Least time between a certificate and its renewal, whatever is left of its life.
 const RENEWAL_MIN: Duration = Duration::from_millis(500);
-/// Pause after the first failure; it doubles.
+/// Pause after the first failure; it doubles. Each pause is spread by a fifth either way.
 const RETRY_MIN: Duration = Duration::from_secs(1);
-/// Longest pause between attempts.
+/// Longest pause between attempts, before it is spread.
 const RETRY_MAX: Duration = Duration::from_secs(150);
 
 /// What the caller has to do.
@@ -38,7 +38,7 @@ pub enum State {
     Unavailable(Arc<str>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     certificate: Option<(Arc<Certificate>, Instant)>,
     error: Option<Arc<str>>,
@@ -46,11 +46,17 @@ struct Entry {
     phase: Phase,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+impl Entry {
+    /// No certificate yet, and no failure.
+    fn new(phase: Phase) -> Self {
+        Self { certificate: None, error: None, failures: 0, phase }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Waits for one of the places for requests.
-    #[default]
-    Queued,
+    /// Waits since this time for one of the places for requests.
+    Queued(Instant),
     /// Requested.
     InFlight,
     /// Requested again at this time: a renewal, or another attempt.
@@ -62,6 +68,9 @@ enum Phase {
 /// Order of calls: any `handle_*`, then `poll_event` until `None`; `handle_timeout` once `poll_timeout` has passed. Each
 /// [`Event::Request`] is answered by one `handle_issued`, also after its identity is no longer wanted.
 ///
+/// An identity without a certificate, whose connections are refused, is requested before any renewal; among equals,
+/// the one that has waited longest.
+///
 /// Invariants, checked after every call in debug builds: no more than eight requests are in flight, counting those of
 /// identities that are gone; an entry in flight was requested.
 #[derive(Debug, Default)]
@@ -69,14 +78,12 @@ pub struct CertificateKeeper {
     entries: BTreeMap<Identity, Entry>,
     /// Identities in flight, wanted or not.
     in_flight: BTreeSet<Identity>,
-    /// Identities without a certificate come before renewals.
-    queue: VecDeque<Identity>,
     events: VecDeque<Event>,
 }
 
 impl CertificateKeeper {
     /// Takes the identities that are wanted from now on.
-    pub fn handle_wanted(&mut self, wanted: &BTreeSet<Identity>, _now: Instant) {
+    pub fn handle_wanted(&mut self, wanted: &BTreeSet<Identity>, now: Instant) {
         let gone: Vec<_> =
             self.entries.keys().filter(|identity| !wanted.contains(*identity)).cloned().collect();
         for identity in gone {
@@ -86,23 +93,21 @@ impl CertificateKeeper {
         }
         for identity in wanted {
             if !self.entries.contains_key(identity) {
-                let mut entry = Entry::default();
-                if self.in_flight.contains(identity) {
-                    entry.phase = Phase::InFlight;
-                } else {
-                    self.queue.push_front(identity.clone());
-                }
-                self.entries.insert(identity.clone(), entry);
+                let in_flight = self.in_flight.contains(identity);
+                let phase = if in_flight { Phase::InFlight } else { Phase::Queued(now) };
+                self.entries.insert(identity.clone(), Entry::new(phase));
             }
         }
         self.check();
     }
 
-    /// Takes the answer to a request: a certificate with the life that is left of it, or why there is none.
+    /// Takes the answer to a request: a certificate with the life that is left of it, or why there is none. `random` is
+    /// uniform over all of `u64`; it spreads the next attempts of identities that failed together.
     pub fn handle_issued(
         &mut self,
         identity: &Identity,
         result: Result<(Arc<Certificate>, Duration), String>,
+        random: u64,
         now: Instant,
     ) {
         self.in_flight.remove(identity);
@@ -119,7 +124,7 @@ impl CertificateKeeper {
                     let pause = RETRY_MIN.saturating_mul(1 << entry.failures.min(16)).min(RETRY_MAX);
                     entry.error = Some(error.into());
                     entry.failures += 1;
-                    entry.phase = Phase::Scheduled(now + pause);
+                    entry.phase = Phase::Scheduled(now + spread(pause, random));
                 }
             }
         }
@@ -131,18 +136,19 @@ impl CertificateKeeper {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
-        while self.in_flight.len() < REQUESTS_MAX {
-            let identity = self.queue.pop_front()?;
-            // It may have gone while it waited, or gone and come again.
-            let queued = self.entries.get_mut(&identity).filter(|entry| entry.phase == Phase::Queued);
-            if let Some(entry) = queued {
-                entry.phase = Phase::InFlight;
-                self.in_flight.insert(identity.clone());
-                self.check();
-                return Some(Event::Request(identity));
-            }
+        if self.in_flight.len() == REQUESTS_MAX {
+            return None;
         }
-        None
+        let queued = self.entries.iter_mut().filter_map(|(identity, entry)| match entry.phase {
+            Phase::Queued(since) => Some(((entry.certificate.is_some(), since), identity, entry)),
+            Phase::InFlight | Phase::Scheduled(_) => None,
+        });
+        let (_, identity, entry) = queued.min_by_key(|(rank, ..)| *rank)?;
+        entry.phase = Phase::InFlight;
+        let identity = identity.clone();
+        self.in_flight.insert(identity.clone());
+        self.check();
+        Some(Event::Request(identity))
     }
 
     /// When `handle_timeout` is due.
@@ -150,7 +156,7 @@ impl CertificateKeeper {
         let due = |entry: &Entry| {
             let request = match entry.phase {
                 Phase::Scheduled(at) => Some(at),
-                Phase::Queued | Phase::InFlight => None,
+                Phase::Queued(_) | Phase::InFlight => None,
             };
             let end = entry.certificate.as_ref().map(|(_, end)| *end);
             request.into_iter().chain(end).min()
@@ -162,8 +168,7 @@ impl CertificateKeeper {
     pub fn handle_timeout(&mut self, now: Instant) {
         for (identity, entry) in &mut self.entries {
             if matches!(entry.phase, Phase::Scheduled(at) if at <= now) {
-                entry.phase = Phase::Queued;
-                self.queue.push_back(identity.clone());
+                entry.phase = Phase::Queued(now);
             }
             if entry.certificate.take_if(|(_, end)| *end <= now).is_some() {
                 entry.error.get_or_insert_with(|| "the certificate has expired".into());
@@ -192,4 +197,12 @@ impl CertificateKeeper {
         };
         debug_assert!(self.entries.iter().all(requested), "an entry and its request disagree");
     }
+}
+
+/// A pause between four fifths and six fifths of the one that is given.
+fn spread(pause: Duration, random: u64) -> Duration {
+    let width_ns = (pause * 2 / 5).as_nanos();
+    // Neither step overflows: a pause of minutes is less than 2^40 ns, and the result is less than the width.
+    let more_ns = (u128::from(random) * width_ns) >> 64;
+    pause * 4 / 5 + Duration::from_nanos(more_ns as u64)
 }

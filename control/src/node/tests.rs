@@ -1,3 +1,4 @@
+use std::future::pending;
 use std::time::Duration;
 
 use halo_core::report::{ConnectionReport, Direction, ShardReport, Transport};
@@ -225,6 +226,16 @@ async fn metrics_sum_the_shards_and_count_the_pods() {
 }
 
 #[tokio::test]
+async fn a_shard_that_does_not_answer_hides_nothing_else() {
+    let node = Running::start(Some(MESH)).await;
+    node.shards.snapshot_where(|snapshot| snapshot.workloads.len() == 1).await;
+    node.shards.mute.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (metrics, dump) = tokio::join!(fetch(node.addresses.metrics, "GET", "/metrics"), node.dump());
+    assert!(metrics.1.contains("\nhalo_workloads 1\n") && metrics.1.contains("\nhalo_shards 0\n"));
+    assert_eq!(dump["halo"]["generation"], 1);
+}
+
+#[tokio::test]
 async fn shutdown_drains_the_shards_and_returns() {
     let mut node = Running::start(Some(MESH)).await;
     node.stop.take().unwrap().send(()).unwrap();
@@ -262,4 +273,14 @@ async fn a_port_that_is_taken_is_an_error_that_names_the_server() {
     let config = Config::read(&variables, &Overrides::default()).unwrap();
     let error = run(config, FakeShards::default(), pending::<()>()).await.unwrap_err();
     assert!(error.to_string().starts_with(&format!("admin server on {address}: ")), "{error}");
+}
+
+#[tokio::test]
+async fn a_part_that_fails_ends_the_node_with_an_error_that_names_it() {
+    let mut node = Running::start(None).await;
+    node.shards.break_publish();
+    std::fs::write(node.folder.path().join("mesh.yaml"), MESH).unwrap();
+    let error = timeout(DEADLINE, &mut node.task).await.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().starts_with("a part of the control thread failed: publisher: "), "{error}");
+    assert_eq!(node.shards.calls(), ["drain"]);
 }

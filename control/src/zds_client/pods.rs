@@ -8,7 +8,7 @@ use std::sync::Arc;
 use halo_core::zds::{NamespaceId, WorkloadInfo, ZdsSession};
 use tokio::sync::oneshot;
 use tokio::task::{self, JoinSet};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::pods::PodTotals;
 use crate::shards::{Pod, Shards};
@@ -45,22 +45,25 @@ impl PodPlaces {
 #[derive(Debug)]
 pub(super) struct Ended {
     uid: Arc<str>,
-    /// Of a start: which one, and how it ended.
-    started: Option<(u64, Result<(), String>)>,
+    /// Of a start: which one.
+    attempt: Option<u64>,
+    /// How it ended. A stop fails only by a defect in this program.
+    result: Result<(), String>,
 }
 
 impl Ended {
     /// Tells the session.
     pub(super) fn report(self, session: &mut ZdsSession, now_ms: u64) {
-        let Some((attempt, result)) = self.started else {
-            info!(uid = %self.uid, "pod removed");
-            return;
-        };
-        match &result {
-            Ok(()) => info!(uid = %self.uid, "pod added"),
-            Err(error) => warn!(error, "pod not added"),
+        let Self { uid, attempt, result } = self;
+        match (attempt, &result) {
+            (Some(_), Ok(())) => info!(%uid, "pod added"),
+            (Some(_), Err(error)) => warn!(%uid, error, "pod not added"),
+            (None, Ok(())) => info!(%uid, "pod removed"),
+            (None, Err(error)) => error!(%uid, error, "pod not removed"),
         }
-        session.started(&self.uid, attempt, result, now_ms);
+        if let Some(attempt) = attempt {
+            session.started(&uid, attempt, result, now_ms);
+        }
     }
 }
 
@@ -132,10 +135,10 @@ impl<S: Shards> Operations<S> {
             }
             match (attempt, &result) {
                 (Some(_), Ok(())) => self.totals.count_started(),
-                (Some(_), Err(_)) => {}
-                (None, _) => self.totals.count_stopped(),
+                (None, Ok(())) => self.totals.count_stopped(),
+                (_, Err(_)) => {}
             }
-            return Ended { uid, started: attempt.map(|attempt| (attempt, result)) };
+            return Ended { uid, attempt, result };
         }
     }
 }

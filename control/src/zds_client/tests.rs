@@ -140,6 +140,18 @@ async fn losing_the_agent_makes_the_node_not_ready() {
 }
 
 #[tokio::test]
+async fn a_node_without_an_agent_says_why_it_cannot_reach_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(&folder.path().join("zds.sock"));
+    let told = |why: &str| why.contains("cannot be reached: No such file or directory");
+    let deadline = Instant::now() + DEADLINE;
+    while !proxy.readiness.parts_pending().get(&Part::WorkloadProxyManager).is_some_and(|why| told(why)) {
+        assert!(Instant::now() < deadline, "{:?}", proxy.readiness.parts_pending());
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn two_proxies_share_an_agent_while_one_replaces_the_other() {
     let (server, _folder) = agent();
     let old = Proxy::start(server.path());

@@ -249,6 +249,10 @@ impl ZdsSession {
         if self.snapshot_sent {
             return Some(ZdsError::KeepAfterSnapshot { uid });
         }
+        // A start that an earlier connection asked for is from now on this one's, and is retried if it fails.
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.connection = self.connection;
+        }
         self.named.insert(uid);
         None
     }

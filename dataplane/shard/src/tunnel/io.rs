@@ -213,7 +213,7 @@ fn resize(shard: &Shard, tunnel: &Tunnel, buffer: Vec<u8>, filled: bool) -> Vec<
 
 /// Sends what is sealed, everything at once, whenever there is something.
 async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
-    let mut spare = Vec::new();
+    let (mut spare, mut unblocked) = (Vec::new(), Vec::new());
     loop {
         tunnel.write_ready.wait().await;
         loop {
@@ -232,8 +232,8 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
                 return;
             }
             tunnel.written.notify();
-            let blocked = std::mem::take(&mut tunnel.core.borrow_mut().blocked);
-            for stream in blocked {
+            std::mem::swap(&mut tunnel.core.borrow_mut().blocked, &mut unblocked);
+            for stream in unblocked.drain(..) {
                 stream.writable.notify();
             }
         }

@@ -256,6 +256,21 @@ fn a_start_that_outlives_its_connection_is_not_answered_and_not_retried() {
 }
 
 #[test]
+fn a_start_that_outlives_its_connection_is_retried_once_the_agent_keeps_its_pod() {
+    let mut rig = Rig::new();
+    let request = Request::Add { uid: "a".into(), info: WorkloadInfo::default() };
+    rig.session.handle(request, Some(HERE));
+    let Some(Effect::Start { attempt, .. }) = rig.session.poll_effect() else { panic!("no start") };
+    assert!(rig.reconnect().is_empty());
+    assert_eq!((rig.keep("a"), rig.snapshot()), (vec!["ok"], vec!["ok"]));
+    rig.session.started("a", attempt, Err("busy".into()), rig.now_ms);
+    assert_eq!(rig.state("a"), Some(PodState::Pending));
+    assert!(!rig.session.is_ready());
+    assert_eq!(rig.advance(5_000, true), ["start"]);
+    assert_eq!(rig.state("a"), Some(PodState::Running));
+}
+
+#[test]
 fn an_answer_that_can_no_longer_be_sent_is_dropped() {
     let mut rig = Rig::new();
     rig.session.handle(Request::Keep { uid: "a".into() }, None);

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -57,7 +58,8 @@ pub(crate) struct Refusals {
 }
 
 struct Kind {
-    told_ms: u64,
+    /// No line before this time.
+    until_ms: u64,
     more: u64,
 }
 
@@ -75,17 +77,17 @@ impl Refusals {
         let mut kinds = self.kinds.borrow_mut();
         let kind = kinds.entry((subject.pod.uid.clone(), reason));
         let more = match kind {
-            std::collections::hash_map::Entry::Vacant(kind) => {
-                kind.insert(Kind { told_ms: now_ms, more: 0 });
+            Entry::Vacant(kind) => {
+                kind.insert(Kind { until_ms: now_ms + INTERVAL_MS, more: 0 });
                 0
             }
-            std::collections::hash_map::Entry::Occupied(mut kind) => {
+            Entry::Occupied(mut kind) => {
                 let kind = kind.get_mut();
-                if now_ms < kind.told_ms + INTERVAL_MS {
+                if now_ms < kind.until_ms {
                     kind.more += 1;
                     return;
                 }
-                kind.told_ms = now_ms;
+                kind.until_ms = now_ms + INTERVAL_MS;
                 std::mem::take(&mut kind.more)
             }
         };
@@ -105,5 +107,48 @@ impl Refusals {
     /// Forgets a pod that is gone.
     pub(crate) fn forget(&self, uid: &str) {
         self.kinds.borrow_mut().retain(|(pod, _), _| &**pod != uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::pod;
+
+    #[test]
+    fn the_first_of_a_kind_is_told_at_once_and_its_likes_are_summed_up() {
+        let (queue, told) = mpsc::sync_channel(8);
+        let (refusals, pod) = (Refusals::new(queue), pod::tests::pod());
+        let source = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4000);
+        let subject =
+            Subject { pod: &pod, direction: Direction::Inbound, source, destination: None, identity: None };
+        for reason in [Reason::PolicyDeny, Reason::PolicyDeny, Reason::Complete, Reason::PeerIdentity] {
+            refusals.tell(subject, reason);
+        }
+        let reasons: Vec<_> = told.try_iter().map(|line| (line.reason, line.more)).collect();
+        assert_eq!(reasons, [(Reason::PolicyDeny, 0), (Reason::PeerIdentity, 0)]);
+        if let Some(kind) = refusals.kinds.borrow_mut().get_mut(&(pod.uid.clone(), Reason::PolicyDeny)) {
+            assert_eq!(kind.more, 1);
+            kind.until_ms = 0;
+        }
+        refusals.tell(subject, Reason::PolicyDeny);
+        assert_eq!(told.try_recv().unwrap().more, 1);
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_costs_lines_and_nothing_else() {
+        let (queue, told) = mpsc::sync_channel(1);
+        let (refusals, pod) = (Refusals::new(queue), pod::tests::pod());
+        let source = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4000);
+        let subject =
+            Subject { pod: &pod, direction: Direction::Inbound, source, destination: None, identity: None };
+        refusals.tell(subject, Reason::PolicyDeny);
+        refusals.tell(subject, Reason::PeerIdentity);
+        assert_eq!(told.try_iter().count(), 1);
+        refusals.forget(&pod.uid);
+        assert!(refusals.kinds.borrow().is_empty());
     }
 }

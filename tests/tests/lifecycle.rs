@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use halo::lab::client::Server;
 use halo::lab::node::{self, NodeOptions};
-use halo::lab::process::wait_for;
+use halo::lab::process::{Process, wait_for};
 use halo::lab::topology::NodePlan;
 use halo_core::zds::Request;
 use halo_tests::exchange::{self, Order, Script};
@@ -66,6 +66,17 @@ fn await_answered(rig: &Rig, from: &str, to: &str) {
     .unwrap();
 }
 
+/// Waits until a process has ended with success.
+fn ends_well(process: &Process, limit: Duration) {
+    let ended = wait_for("the proxy ending", limit, || {
+        process
+            .exit_status()
+            .map(|status| assert!(status.success(), "{status}"))
+            .ok_or_else(|| "it runs".into())
+    });
+    ended.unwrap();
+}
+
 #[test]
 fn removed_pod_loses_its_connections_and_its_neighbour_does_not() {
     let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop", "bank"])];
@@ -111,13 +122,7 @@ fn terminated_proxy_finishes_what_is_in_flight_refuses_the_new_and_exits_with_ze
     pair.client.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "bye");
     drop(pair.client);
-    wait_for("the proxy ending", Duration::from_secs(10), || {
-        process
-            .exit_status()
-            .map(|status| assert!(status.success(), "{status}"))
-            .ok_or_else(|| "it runs".into())
-    })
-    .unwrap();
+    ends_well(process, Duration::from_secs(10));
 }
 
 #[test]
@@ -129,13 +134,7 @@ fn terminated_proxy_cuts_what_outlives_the_drain_deadline() {
     process.terminate();
     assert_eq!(pair.ends(), (End::Reset, End::Reset));
     assert!(started.elapsed() >= Duration::from_millis(900), "cut after {:?}", started.elapsed());
-    wait_for("the proxy ending", Duration::from_secs(5), || {
-        process
-            .exit_status()
-            .map(|status| assert!(status.success(), "{status}"))
-            .ok_or_else(|| "it runs".into())
-    })
-    .unwrap();
+    ends_well(process, Duration::from_secs(5));
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Every bound of a shard, with the relations between bounds asserted where both are constants.
 
-use std::time::Duration;
-
 /// Plaintext bytes of one full TLS record (RFC 8446, section 5.1).
 pub const RECORD_PLAINTEXT_MAX: usize = 16_384;
 /// Bytes of an HTTP/2 frame header (RFC 9113, section 4.1).
@@ -84,12 +82,5 @@ impl Default for Limits {
             packet_mark: crate::net::PACKET_MARK,
             drain_ms_max: 5_000,
         }
-    }
-}
-
-impl Limits {
-    /// [`Limits::drain_ms_max`] as a duration.
-    pub fn drain(&self) -> Duration {
-        Duration::from_millis(self.drain_ms_max)
     }
 }

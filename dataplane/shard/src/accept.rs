@@ -64,13 +64,7 @@ pub(crate) async fn run(shard: Rc<Shard>, pod: Rc<Pod>, listener: Rc<Listener>, 
         let seat = match pod.seat(&shard, capture.seat()) {
             Ok(seat) => seat,
             Err(reason) => {
-                let subject = Subject {
-                    pod: &pod,
-                    direction: capture.direction(),
-                    source: peer,
-                    destination: None,
-                    identity: None,
-                };
+                let subject = Subject::new(&pod, capture.direction(), peer, None);
                 plaintext::refuse(&shard, &socket, subject, reason);
                 continue;
             }

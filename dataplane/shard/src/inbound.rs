@@ -51,13 +51,7 @@ pub(crate) async fn serve(
     (client, pod): (SocketAddr, Rc<Pod>),
 ) {
     let destination = socket.local_address();
-    let subject = Subject {
-        pod: &pod,
-        direction: Direction::Inbound,
-        source: client,
-        destination: destination.as_ref().ok().copied(),
-        identity: None,
-    };
+    let subject = Subject::new(&pod, Direction::Inbound, client, destination.as_ref().ok().copied());
     let started = match destination {
         Ok(local) => start(&shard, (&pod, seat), socket, (client, local)).await,
         Err(_) => Err(Reason::LocalSocket),
@@ -158,7 +152,7 @@ async fn open(
         app.closer().abort();
         return Err(reason);
     }
-    stream.tunnel.respond(&stream.stream, &response, false);
+    stream.tunnel.respond(&stream.stream, &response);
     Ok((tracked, app))
 }
 

@@ -36,17 +36,10 @@ const ATTEMPTS_MAX: u32 = 3;
 /// Takes a captured connection to its destination and relays it.
 pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
     let destination = socket.original_destination();
-    let mut subject = Subject {
-        pod: &pod,
-        direction: Direction::Outbound,
-        source: client,
-        destination: None,
-        identity: None,
-    };
+    let subject = Subject::new(&pod, Direction::Outbound, client, destination.as_ref().ok().copied());
     let Ok(destination) = destination else {
         return plaintext::refuse(&shard, &socket, subject, Reason::LocalSocket);
     };
-    subject.destination = Some(destination);
     let (source, route) = match route(&shard, &pod, client, destination).await {
         Ok(routed) => routed,
         Err(reason) => return plaintext::refuse(&shard, &socket, subject, reason),

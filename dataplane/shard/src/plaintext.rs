@@ -22,13 +22,7 @@ use crate::stats::Phase;
 /// Takes a captured plain connection to the application, if policy lets it.
 pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
     let destination = socket.original_destination();
-    let subject = Subject {
-        pod: &pod,
-        direction: Direction::Inbound,
-        source: client,
-        destination: destination.as_ref().ok().copied(),
-        identity: None,
-    };
+    let subject = Subject::new(&pod, Direction::Inbound, client, destination.as_ref().ok().copied());
     let opened = match destination {
         Ok(destination) => open(&shard, &pod, client, destination).await.map(|app| (destination, app)),
         Err(_) => Err(Reason::LocalSocket),
@@ -58,8 +52,7 @@ async fn open(
     if is_own_port(destination.port()) {
         return Err(Reason::OwnPort);
     }
-    let known =
-        shard.wait_for(|snapshot| Some((snapshot.clone(), shard.workload_of(snapshot, pod)?.clone())));
+    let known = shard.wait_for(|snapshot| shard.workload_of(snapshot, pod).map(drop));
     known.await.ok_or(Reason::SourceUnknown)?;
     let app = connect_to_app(shard, pod, client.ip(), destination).await?;
     // Checked last, by the newest generation: from here to the connection's tracking there is no pause.

@@ -51,6 +51,18 @@ pub(crate) struct Subject<'a> {
     pub(crate) identity: Option<&'a Identity>,
 }
 
+impl<'a> Subject<'a> {
+    /// A connection of which nothing is proven yet.
+    pub(crate) fn new(
+        pod: &'a Pod,
+        direction: Direction,
+        source: SocketAddr,
+        destination: Option<SocketAddr>,
+    ) -> Self {
+        Self { pod, direction, source, destination, identity: None }
+    }
+}
+
 /// What has been told, and where to tell it.
 pub(crate) struct Refusals {
     queue: SyncSender<Refusal>,
@@ -123,8 +135,7 @@ mod tests {
         let (queue, told) = mpsc::sync_channel(8);
         let (refusals, pod) = (Refusals::new(queue), pod::tests::pod());
         let source = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4000);
-        let subject =
-            Subject { pod: &pod, direction: Direction::Inbound, source, destination: None, identity: None };
+        let subject = Subject::new(&pod, Direction::Inbound, source, None);
         for reason in [Reason::PolicyDeny, Reason::PolicyDeny, Reason::Complete, Reason::PeerIdentity] {
             refusals.tell(subject, reason);
         }
@@ -143,8 +154,7 @@ mod tests {
         let (queue, told) = mpsc::sync_channel(1);
         let (refusals, pod) = (Refusals::new(queue), pod::tests::pod());
         let source = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4000);
-        let subject =
-            Subject { pod: &pod, direction: Direction::Inbound, source, destination: None, identity: None };
+        let subject = Subject::new(&pod, Direction::Inbound, source, None);
         refusals.tell(subject, Reason::PolicyDeny);
         refusals.tell(subject, Reason::PeerIdentity);
         assert_eq!(told.try_iter().count(), 1);

@@ -271,9 +271,9 @@ impl Shard {
         Tracked { shard: self.clone(), id, conn, _seat: None }
     }
 
-    /// The pods on the node.
-    pub(crate) fn pods(&self) -> std::cell::Ref<'_, HashMap<Arc<str>, Rc<Pod>>> {
-        self.pods.borrow()
+    /// The pod with this uid, while it is on the node.
+    pub(crate) fn pod(&self, uid: &str) -> Option<Rc<Pod>> {
+        self.pods.borrow().get(uid).cloned()
     }
 
     /// Opens a pod's listeners; a pod of the same uid is replaced.

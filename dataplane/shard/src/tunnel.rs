@@ -160,9 +160,9 @@ impl Tunnel {
         Ok(stream)
     }
 
-    /// Answers a request (server role).
-    pub(crate) fn respond(&self, stream: &Stream, response: &ConnectResponse, end: bool) {
-        self.core.borrow_mut().session.respond(stream.id, response, end);
+    /// Answers a request, which then carries bytes (server role).
+    pub(crate) fn respond(&self, stream: &Stream, response: &ConnectResponse) {
+        self.core.borrow_mut().session.respond(stream.id, response, false);
         self.flush();
     }
 

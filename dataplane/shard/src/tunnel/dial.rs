@@ -9,7 +9,7 @@ use halo_core::outcome::Reason;
 use halo_core::pool::{PoolKey, TunnelId};
 
 use super::{Secured, Side, Start, Tunnel};
-use crate::pod::{Leg, Pod};
+use crate::pod::Leg;
 use crate::ring;
 use crate::shard::Shard;
 use crate::socket::Socket;
@@ -129,10 +129,5 @@ impl Shard {
                 self.accepted.borrow_mut().remove(&peer.id);
             }
         }
-    }
-
-    /// The pod with this uid, while it is on the node.
-    pub(crate) fn pod(&self, uid: &str) -> Option<Rc<Pod>> {
-        self.pods().get(uid).cloned()
     }
 }

@@ -64,15 +64,7 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
     for ring in [RingKind::Auto, RingKind::Epoll] {
         for records in [RecordsKind::Sealed, RecordsKind::Rustls] {
             let limits = limits.clone();
-            let config = ShardConfig {
-                index: 0,
-                core: None,
-                limits,
-                records,
-                ipv6: true,
-                ring,
-                refusals: mpsc::sync_channel(64).0,
-            };
+            let config = shard_config(limits, records, ring);
             running.push((format!("{ring:?} {records:?}"), begin(config, test)));
         }
     }
@@ -81,18 +73,15 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
     assert!(failed.is_empty(), "failed with {failed:?}");
 }
 
+fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardConfig {
+    let refusals = mpsc::sync_channel(64).0;
+    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals }
+}
+
 /// Runs a test with one ring alone.
 pub(crate) fn one_shard(ring: RingKind, test: fn(Rig)) {
     let (limits, records) = (Limits::default(), RecordsKind::default());
-    let config = ShardConfig {
-        index: 0,
-        core: None,
-        limits,
-        records,
-        ipv6: true,
-        ring,
-        refusals: mpsc::sync_channel(64).0,
-    };
+    let config = shard_config(limits, records, ring);
     begin(config, test).join().unwrap();
 }
 

@@ -135,6 +135,14 @@ pub fn apply(netns: BorrowedFd<'_>, options: &Options) -> Result<(), RedirectErr
     })
 }
 
+/// Stops capturing new connections. Those that are captured stay translated, so that the proxy's last words reach the
+/// application: without the translation a reset never arrives, and an idle connection stays open for ever. [`remove`]
+/// follows when the proxy has let go of the pod.
+pub fn release(netns: BorrowedFd<'_>) -> Result<(), RedirectError> {
+    let document = rules::release();
+    enter(netns, || Command::nft(&document).run())
+}
+
 /// Takes the rules and routes away. Removing what is not there succeeds.
 pub fn remove(netns: BorrowedFd<'_>) -> Result<(), RedirectError> {
     let document = rules::removal();

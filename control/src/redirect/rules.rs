@@ -32,6 +32,12 @@ pub(super) fn removal() -> String {
     })
 }
 
+/// One transaction that empties the chains that capture. The chains stay, and with them the kernel's translation of what
+/// is captured already.
+pub(super) fn release() -> String {
+    format!("add table inet {NAT}\nflush table inet {NAT}\n")
+}
+
 struct Chain {
     name: &'static str,
     hook: &'static str,

@@ -120,6 +120,19 @@ fn outbound_connection_arrives_at_the_proxy_with_its_original_destination() {
 }
 
 #[test]
+fn release_lets_new_connections_pass_and_keeps_the_translation_of_old_ones() {
+    let netns = namespace();
+    apply(netns.as_fd(), &Options::default()).unwrap();
+    release(netns.as_fd()).unwrap();
+    let kept = show(&netns, "nft list table inet istio-ambient-nat");
+    assert!(!kept.contains("redirect") && kept.matches("type nat hook").count() == 2, "{kept}");
+    assert!(show(&netns, "nft list table inet istio-ambient-mangle").contains("ct mark"));
+    remove(netns.as_fd()).unwrap();
+    release(netns.as_fd()).unwrap();
+    remove(netns.as_fd()).unwrap();
+}
+
+#[test]
 fn refusal_names_the_command_the_words_and_the_remedy() {
     let netns = namespace();
     let error =

@@ -74,12 +74,16 @@ impl Agent {
         })
     }
 
-    /// Takes a pod out of the mesh, while it runs: rules first, then the proxy.
+    /// Takes a pod out of the mesh, while it runs: new connections pass the proxy by, then the proxy lets go of those
+    /// that it has, and the rules go last.
     pub fn remove(&self, pod: &Pod) -> Result<()> {
-        redirect::remove(pod.netns.fd().as_fd())?;
-        self.wait(&format!("removing {}", pod.name), ACK_MAX, async {
+        let netns = pod.netns.fd();
+        redirect::release(netns.as_fd())?;
+        let told = self.wait(&format!("removing {}", pod.name), ACK_MAX, async {
             self.server()?.del(&pod.uid).await.map_err(|problem| self.fault(problem))
-        })
+        });
+        redirect::remove(netns.as_fd())?;
+        told
     }
 
     fn wait<T>(&self, what: &str, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {

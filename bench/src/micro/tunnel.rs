@@ -5,7 +5,7 @@ use std::sync::Arc;
 use halo_core::certificate::{Certificate, PrivateKey};
 use halo_core::hbone::{ConnectRequest, ConnectResponse, Event, HboneSession, SessionConfig, StreamId};
 use halo_core::id::Identity;
-use halo_core::limits::{APP_READ_MAX, Limits};
+use halo_core::limits::{DATA_PAYLOAD_MAX, Limits};
 use halo_shard::tls::{AnyRecords, Handshake, Opened, Progress, Records, RecordsKind, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
@@ -13,10 +13,10 @@ use super::Case;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        seal("seal 64 KiB, own records", RecordsKind::Sealed, APP_READ_MAX, 500),
+        seal("seal 64 KiB, own records", RecordsKind::Sealed, DATA_PAYLOAD_MAX, 500),
         seal("seal 1 KiB, own records", RecordsKind::Sealed, 1024, 20_000),
-        round("seal and open 64 KiB, own records", RecordsKind::Sealed, APP_READ_MAX, 500),
-        round("seal and open 64 KiB, rustls", RecordsKind::Rustls, APP_READ_MAX, 500),
+        round("seal and open 64 KiB, own records", RecordsKind::Sealed, DATA_PAYLOAD_MAX, 500),
+        round("seal and open 64 KiB, rustls", RecordsKind::Rustls, DATA_PAYLOAD_MAX, 500),
         round("seal and open 1 KiB, own records", RecordsKind::Sealed, 1024, 10_000),
         round("seal and open 1 KiB, rustls", RecordsKind::Rustls, 1024, 10_000),
         data("session, DATA of 1 KiB across", 1024, 20_000),

@@ -4,18 +4,18 @@
 pub const RECORD_PLAINTEXT_MAX: usize = 16_384;
 /// Bytes of an HTTP/2 frame header (RFC 9113, section 4.1).
 pub const FRAME_HEADER_LEN: usize = 9;
-/// Largest read from an application: with its frame header it fills four TLS records.
-pub const APP_READ_MAX: usize = 4 * RECORD_PLAINTEXT_MAX - FRAME_HEADER_LEN;
+/// Largest DATA payload in one frame: with its header it fills four TLS records.
+pub const DATA_PAYLOAD_MAX: usize = 4 * RECORD_PLAINTEXT_MAX - FRAME_HEADER_LEN;
+/// Largest read from an application: four frames.
+pub const APP_READ_MAX: usize = 4 * DATA_PAYLOAD_MAX;
 /// Smallest read from an application, for connections that are quiet.
 pub const APP_READ_MIN: usize = 2 * 1024;
 /// Read from a tunnel's socket.
 pub const TUNNEL_READ: usize = 256 * 1024;
 /// Sealed bytes that may wait on one tunnel before its streams stop reading their applications.
 pub const TUNNEL_PENDING_MAX: usize = 256 * 1024;
-/// Largest DATA payload in one frame: never more than the peer allows, and never more than one application read.
-pub const DATA_PAYLOAD_MAX: usize = APP_READ_MAX;
 
-const _: () = assert!(APP_READ_MAX + FRAME_HEADER_LEN == 4 * RECORD_PLAINTEXT_MAX);
+const _: () = assert!(DATA_PAYLOAD_MAX + FRAME_HEADER_LEN == 4 * RECORD_PLAINTEXT_MAX);
 const _: () = assert!(APP_READ_MIN < APP_READ_MAX);
 const _: () = assert!(TUNNEL_PENDING_MAX >= APP_READ_MAX);
 

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use halo_core::hbone::SMALL_DATA;
-use halo_core::limits::{APP_READ_MAX, APP_READ_MIN};
+use halo_core::limits::{APP_READ_MAX, APP_READ_MIN, DATA_PAYLOAD_MAX};
 use halo_core::outcome::Reason;
 use halo_core::relay::Way;
 
@@ -22,6 +22,9 @@ use crate::wake::{Finally, Signal};
 
 /// Largest buffer of a plain direction.
 const PLAIN_READ_MAX: usize = 128 * 1024;
+/// Size of a buffer from which a connection does not hold it while it waits. Below it, one more operation per message
+/// would cost more than the memory.
+const LARGE: usize = 64 * 1024;
 
 /// One stream of a tunnel and the tunnel it is on.
 #[derive(Clone)]
@@ -146,25 +149,22 @@ impl Direction {
 /// pass: what the application writes meanwhile becomes one frame, so a peer that counts small frames against a budget
 /// is not driven to end the tunnel.
 async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -> Result<(), Reason> {
-    let mut size = APP_READ_MIN;
-    let mut buffer = direction.shard.buffers.take(size);
+    let mut intake = Intake::new(APP_READ_MAX);
     while !stream.stream.is_stopped() {
-        room(direction, stream, usize::MAX).await?;
-        let (result, filled) = direction.turns.run(reader.read(buffer)).await;
-        buffer = filled;
-        direction.shard.counters.reads.increment();
-        let length = match result {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(_) => return Err(Reason::Reset),
-        };
+        let window = room(direction, stream, usize::MAX).await?;
+        let length = intake.read(direction, reader, window).await?;
+        if length == 0 {
+            break;
+        }
         direction.moved(length);
-        let mut rest = &buffer[..];
+        let mut rest = &intake.buffer[..];
         while !rest.is_empty() && !stream.stream.is_stopped() {
-            let (now, later) = rest.split_at(room(direction, stream, rest.len()).await?);
+            let wanted = rest.len().min(DATA_PAYLOAD_MAX);
+            let (now, later) = rest.split_at(room(direction, stream, wanted).await?);
             stream.tunnel.send(&stream.stream, now, false);
             rest = later;
         }
+        intake.settle(&direction.shard, length);
         while length < SMALL_DATA
             && !stream.stream.is_stopped()
             && stream.tunnel.wake_when_sent(&stream.stream)
@@ -172,10 +172,7 @@ async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -
             alive(stream)?;
             stream.stream.writable.wait().await;
         }
-        size = next_size(size, length, APP_READ_MAX);
-        buffer = reuse(&direction.shard, buffer, size);
     }
-    direction.shard.buffers.give(buffer);
     alive(stream)?;
     stream.tunnel.send(&stream.stream, &[], true);
     Ok(())
@@ -242,25 +239,75 @@ async fn copy(
     writer: &mut Writer,
     to: &Closer,
 ) -> Result<(), Reason> {
-    let mut size = APP_READ_MIN;
-    let mut buffer = direction.shard.buffers.take(size);
+    let mut intake = Intake::new(PLAIN_READ_MAX);
     loop {
-        let (result, filled) = direction.turns.run(reader.read(buffer)).await;
-        direction.shard.counters.reads.increment();
-        let length = match result {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(_) => return Err(Reason::Reset),
-        };
+        let length = intake.read(direction, reader, usize::MAX).await?;
+        if length == 0 {
+            break;
+        }
+        let filled = std::mem::take(&mut intake.buffer);
         let (result, written) = direction.turns.run(writer.write_all(filled)).await;
+        intake.buffer = written;
         direction.shard.counters.writes.increment();
         result.map_err(|_| Reason::Reset)?;
         direction.moved(length);
-        size = next_size(size, length, PLAIN_READ_MAX);
-        buffer = reuse(&direction.shard, written, size);
+        intake.settle(&direction.shard, length);
     }
     to.end();
     Ok(())
+}
+
+/// What a direction reads into: a buffer that follows the flow, from next to nothing to [`APP_READ_MAX`].
+///
+/// A large buffer is held only from a read to the end of what follows it. While nothing comes, and while the far side
+/// takes nothing, it serves other connections of the shard.
+struct Intake {
+    buffer: Vec<u8>,
+    /// The next read's size.
+    size: usize,
+    size_max: usize,
+    /// The last read took everything there was.
+    drained: bool,
+}
+
+impl Intake {
+    fn new(size_max: usize) -> Self {
+        Self { buffer: Vec::new(), size: APP_READ_MIN, size_max, drained: true }
+    }
+
+    /// Reads what is there, at most `window` bytes or as many as a quiet connection reads; 0 is the end.
+    async fn read(
+        &mut self,
+        direction: &Direction,
+        reader: &mut Reader,
+        window: usize,
+    ) -> Result<usize, Reason> {
+        if self.size >= LARGE && self.drained {
+            direction.turns.run(reader.readable()).await.map_err(|_| Reason::Reset)?;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        if buffer.capacity() < self.size {
+            buffer = direction.shard.buffers.take(self.size);
+        }
+        let asked = self.size.min(window.max(APP_READ_MIN));
+        let (result, filled) = direction.turns.run(reader.read_up_to(buffer, asked)).await;
+        self.buffer = filled;
+        direction.shard.counters.reads.increment();
+        let length = result.map_err(|_| Reason::Reset)?;
+        self.drained = length < asked;
+        Ok(length)
+    }
+
+    /// Chooses the next read's size after one of `length` bytes has been passed on, and gives back what is too large
+    /// to keep.
+    fn settle(&mut self, shard: &Shard, length: usize) {
+        self.size = next_size(self.size, length, self.size_max);
+        let kept = self.buffer.capacity();
+        if kept >= LARGE || kept / 4 > self.size {
+            shard.buffers.give(std::mem::take(&mut self.buffer));
+        }
+    }
 }
 
 /// The next read's size: four times larger after a full read, a quarter after one that used less than an eighth.
@@ -272,16 +319,6 @@ fn next_size(size: usize, length: usize, max: usize) -> usize {
     } else {
         size
     }
-}
-
-/// An empty buffer of `size`: the one at hand where it fits.
-fn reuse(shard: &Shard, mut buffer: Vec<u8>, size: usize) -> Vec<u8> {
-    buffer.clear();
-    if buffer.capacity() >= size && buffer.capacity() / 4 <= size {
-        return buffer;
-    }
-    shard.buffers.give(buffer);
-    shard.buffers.take(size)
 }
 
 #[cfg(test)]

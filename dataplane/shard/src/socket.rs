@@ -251,18 +251,32 @@ fn disconnect(fd: RawFd) -> io::Result<()> {
 }
 
 impl Reader {
+    /// Waits until a read would not wait: without a buffer, which an idle connection would hold for nothing.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        // SAFETY: as for `Reader::read`; polling leaves the stream's own state alone.
+        let stream = unsafe { &*self.0.get() };
+        stream.readable(true).await
+    }
+
     /// Reads into the spare capacity of `buffer` behind its content, which is kept. 0 is the peer's end, or no spare
     /// capacity. Never drop this future: bytes it has taken would be lost.
     pub(crate) async fn read(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        let (start, capacity) = (buffer.len(), buffer.capacity());
+        let room = buffer.capacity() - buffer.len();
+        self.read_up_to(buffer, room).await
+    }
+
+    /// As [`Reader::read`], but at most `max` bytes.
+    pub(crate) async fn read_up_to(&mut self, buffer: Vec<u8>, max: usize) -> (io::Result<usize>, Vec<u8>) {
+        let start = buffer.len();
+        let end = buffer.capacity().min(start + max);
         // SAFETY: a read leaves the stream's own state alone but for the descriptor's count, which one thread uses; the
         // borrow lasts for one operation, `&mut self` keeps reads apart, and the writer makes only writes of the same
         // kind. The runtime's own halves rest on this too.
         let stream = unsafe { &mut *self.0.get() };
-        if start == 0 {
+        if start == 0 && end == buffer.capacity() {
             return stream.read(buffer).await;
         }
-        let (result, slice) = stream.read(SliceMut::new(buffer, start, capacity)).await;
+        let (result, slice) = stream.read(SliceMut::new(buffer, start, end)).await;
         (result, slice.into_inner())
     }
 }

@@ -187,7 +187,7 @@ impl Tunnel {
             core.blocked.push(stream.clone());
             return 0;
         }
-        let room = core.session.sendable(stream.id).min(DATA_PAYLOAD_MAX).min(wanted);
+        let room = core.session.sendable(stream.id).min(wanted);
         if (1..SMALL_DATA).contains(&room) && core.session.holds_small() {
             core.held.push(stream.clone());
             return 0;
@@ -195,12 +195,14 @@ impl Tunnel {
         room
     }
 
-    /// Seals one DATA frame into the out-buffer. `payload` is at most what [`Tunnel::room`] answered in this turn.
+    /// Seals one DATA frame into the out-buffer. `payload` is at most what [`Tunnel::room`] answered in this turn, and at
+    /// most [`DATA_PAYLOAD_MAX`].
     pub(crate) fn send(&self, stream: &Stream, payload: &[u8], end: bool) {
         let mut core = self.core.borrow_mut();
         if self.ended.get().is_some() || !core.session.is_open(stream.id) {
             return;
         }
+        debug_assert!(payload.len() <= DATA_PAYLOAD_MAX);
         let core = &mut *core;
         core.session.take_output(&mut core.control);
         let header = core.session.data(stream.id, payload.len(), end);

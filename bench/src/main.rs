@@ -2,6 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod micro;
+#[allow(dead_code, reason = "until the runner uses them")]
+mod model;
+#[allow(dead_code, reason = "until the runner uses them")]
+mod pod;
+#[allow(dead_code, reason = "until the runner uses them")]
+mod subject;
 
 use std::process::ExitCode;
 

@@ -25,9 +25,9 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
 
 use crate::model::Way;
 
@@ -174,8 +174,8 @@ fn raise_files() -> io::Result<()> {
 
 /// Runs a future on this thread, with the tasks that it spawns.
 fn local<F: Future>(future: F) -> io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(LocalSet::new().block_on(&runtime, future))
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    Ok(runtime.block_on(future))
 }
 
 /// The lines of standard input, as they come, and its end.

@@ -1,8 +1,9 @@
 //! When the requests of an open loop are due, and who sends them: whichever connection is free, first come, first
 //! served. What nobody is free for waits, and its latency grows.
 //!
-//! The runtime's own timers count milliseconds, which is several requests at 5 000 a second; a timer of the kernel wakes
-//! us some tens of microseconds after a request is due, without spinning.
+//! The runtime's own timers count milliseconds, which is several requests at 5 000 a second. A timer of the kernel wakes
+//! us soon after a request is due, without spinning: at 5 000 a second on a busy virtual machine of two cores, half of
+//! the time within 40 µs and 99 of 100 times within 100 µs. That is part of the latency, in every subject alike.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

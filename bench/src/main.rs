@@ -24,10 +24,14 @@ struct Arguments {
 enum Command {
     /// Time the core's own work: session, record layer, policy, route, pool, snapshot
     Micro(micro::Options),
+    /// An application of the comparison
+    #[command(subcommand, hide = true)]
+    Pod(pod::Program),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Micro(options) => micro::run(&options),
+        Command::Pod(program) => pod::run(&program),
     }
 }

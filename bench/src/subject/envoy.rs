@@ -58,7 +58,7 @@ impl Subject for Envoy {
             Mode::Http => (ENVOY_HTTP, "Envoy sidecars, HTTP"),
         };
         let program = self.program.as_deref();
-        let version = program.map(|program| programs::version(program, &["--version"]));
+        let version = program.map(|program| programs::version(program, "--version"));
         SubjectInfo { name: name.into(), title: title.into(), version: version.unwrap_or_default() }
     }
 
@@ -66,7 +66,7 @@ impl Subject for Envoy {
         match (load, self.mode) {
             (Load::Churn { .. }, _) => Some(NO_CYCLE.into()),
             (Load::Bulk { .. } | Load::Connects { .. } | Load::Cold | Load::Idle { .. }, Mode::Http) => {
-                Some(format!("it is no HTTP, which passes as in {ENVOY_TCP}"))
+                Some(format!("it is not HTTP, and what is not passes as in {ENVOY_TCP}"))
             }
             _ => None,
         }
@@ -92,6 +92,7 @@ impl Subject for Envoy {
 }
 
 /// The running sidecars.
+#[derive(Debug)]
 struct Sidecars {
     running: Running,
 }

@@ -29,7 +29,7 @@ impl Halo {
 
 impl Subject for Halo {
     fn info(&self) -> SubjectInfo {
-        let version = programs::version(&self.program, &["--version"]);
+        let version = programs::version(&self.program, "--version");
         SubjectInfo { name: HALO.into(), title: "Halo".into(), version }
     }
 

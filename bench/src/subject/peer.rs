@@ -116,7 +116,7 @@ fn wait_connected(agent: &Agent, process: &Process) -> Result<()> {
 
 impl Subject for Peer {
     fn info(&self) -> SubjectInfo {
-        let ask = |argument: &str| programs::version(&self.options.program, &[argument]);
+        let ask = |argument: &str| programs::version(&self.options.program, argument);
         let version = Some(ask("version")).filter(|version| !version.is_empty());
         let name = self.options.name.clone();
         let title = format!("{name} as node proxy");

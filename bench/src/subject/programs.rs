@@ -10,6 +10,8 @@ use halo::lab::{LabError, Result};
 use super::failed;
 
 const BUILD: &[&str] = &["build", "--release", "--locked", "--bin", "halo"];
+/// Time that a program has to say its version, seconds.
+const ANSWER_MAX_S: &str = "5";
 
 /// The workspace that this program was built from.
 pub(super) fn workspace() -> &'static Path {
@@ -54,9 +56,10 @@ fn build() -> std::result::Result<PathBuf, String> {
     if path.exists() { Ok(path) } else { Err(format!("there is none at {}", path.display())) }
 }
 
-/// What a program answers when it is asked for its version; empty where it does not answer.
-pub(super) fn version(program: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
+/// What a program answers when it is asked for its version; empty where it does not answer. One that starts to work
+/// instead is ended.
+pub(super) fn version(program: &Path, argument: &str) -> String {
+    let output = Command::new("timeout").arg(ANSWER_MAX_S).arg(program).arg(argument).output();
     let output = output.ok().filter(|output| output.status.success());
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     shortened(&text).to_owned()
@@ -88,7 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_cannot_start_has_no_version() {
-        assert_eq!(version(Path::new("/nowhere/at/all"), &["--version"]), "");
+    fn a_program_that_cannot_start_or_fails_has_no_version() {
+        assert_eq!(version(Path::new("/bin/false"), "--version"), "");
+        assert_eq!(version(Path::new("/nowhere/at/all"), "--version"), "");
     }
 }

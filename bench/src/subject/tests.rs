@@ -28,18 +28,15 @@ fn settings() -> Settings {
 }
 
 /// Halo again, by the way that peers are started.
-fn peer(halo: &Path) -> PeerOptions {
-    let authority = std::env::temp_dir().join(format!("halo-bench-peer-{}", std::process::id()));
-    let mut peers = PeerOptions::parse(
-        &[format!("again={}", halo.display())],
-        &[format!("again:HALO_CA_DIR={}", authority.display())],
-    )
-    .unwrap();
+fn peer(halo: &Path, authority: &Path) -> PeerOptions {
+    let (peer, variable) =
+        (format!("again={}", halo.display()), format!("again:HALO_CA_DIR={}", authority.display()));
+    let mut peers = PeerOptions::parse(&[peer], &[variable]).unwrap();
     peers[0].arguments = vec!["node".into()];
     peers.remove(0)
 }
 
-/// One client and one server, on nodes of their own or on one.
+/// A client and a server, on nodes of their own.
 struct Stage {
     lab: Arc<Lab>,
     topology: Arc<Topology>,
@@ -52,14 +49,17 @@ struct Carried {
 }
 
 impl Stage {
-    fn build(settings: &Settings, plan: &[NodePlan]) -> Self {
+    fn build(settings: &Settings) -> Self {
+        let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop"])];
         let lab = Lab::new(settings.halo.clone()).unwrap_or_else(|error| panic!("{error} (run as root)"));
-        let topology = Topology::build(&lab, plan).unwrap();
+        let topology = Topology::build(&lab, &plan).unwrap();
         Self { lab: Arc::new(lab), topology: Arc::new(topology) }
     }
 
-    fn two_nodes(settings: &Settings) -> Self {
-        Self::build(settings, &[NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop"])])
+    fn subject(&self, settings: &Settings, name: &str) -> Box<dyn Subject> {
+        let peers = [peer(&settings.halo, &self.lab.dir().join("ca"))];
+        let found = all(settings, &peers).into_iter().find(|subject| subject.info().name == name);
+        found.unwrap_or_else(|| panic!("no subject {name}"))
     }
 
     fn pod(&self, name: &str) -> &Pod {
@@ -133,16 +133,11 @@ fn patient(stream: TcpStream) -> TcpStream {
     stream
 }
 
-fn subject(settings: &Settings, name: &str) -> Box<dyn Subject> {
-    let peers = [peer(&settings.halo)];
-    let found = all(settings, &peers).into_iter().find(|subject| subject.info().name == name);
-    found.unwrap_or_else(|| panic!("no subject {name}"))
-}
-
 /// Starts the subject, lets it carry, and ends it. The look at what was carried comes before a pod leaves and returns.
 fn carried_by(name: &str, processes: usize, look: impl FnOnce(&Carried)) {
     let settings = settings();
-    let (stage, subject) = (Stage::two_nodes(&settings), subject(&settings, name));
+    let stage = Stage::build(&settings);
+    let subject = stage.subject(&settings, name);
     let carrier = subject.start(stage.lab.clone(), stage.topology.clone()).unwrap();
     let running = carrier.processes();
     assert_eq!(running.len(), processes);
@@ -185,9 +180,7 @@ fn halo_carries_everything_in_tunnels() {
 
 #[test]
 fn a_peer_carries_everything_in_tunnels() {
-    let settings = settings();
     carried_by("again", 2, in_tunnels);
-    let _ = std::fs::remove_dir_all(&peer(&settings.halo).environment[0].1);
 }
 
 #[test]
@@ -211,8 +204,10 @@ fn envoy_carries_requests_encrypted_between_sidecars() {
 #[test]
 fn subjects_come_in_the_order_of_the_report_and_say_their_version() {
     let settings = settings();
-    let infos: Vec<_> =
-        all(&settings, &[peer(&settings.halo)]).iter().map(|subject| subject.info()).collect();
+    let infos: Vec<_> = all(&settings, &[peer(&settings.halo, Path::new("ca"))])
+        .iter()
+        .map(|subject| subject.info())
+        .collect();
     let names: Vec<_> = infos.iter().map(|info| info.name.as_str()).collect();
     assert_eq!(names, [NO_MESH, HALO, ENVOY_TCP, ENVOY_HTTP, "again"]);
     assert!(infos.iter().skip(1).all(|info| !info.version.is_empty()), "{infos:?}");
@@ -246,8 +241,14 @@ fn envoy_says_why_it_is_left_out_of_a_case() {
 
 #[test]
 fn a_lacking_envoy_names_the_flags_that_help() {
-    let settings = Settings { workers: 1, halo: PathBuf::from("halo"), envoy: None };
     let lacking = envoy::find(Some(Path::new("/nowhere/envoy")), true).unwrap_err().to_string();
     assert!(lacking.contains("/nowhere/envoy"), "{lacking}");
-    assert_eq!(Envoy::new(Mode::Tcp, &settings).info().version, "");
+    let settings = Settings { envoy: None, ..settings() };
+    let stage = Stage::build(&settings);
+    let envoy = stage.subject(&settings, ENVOY_TCP);
+    assert_eq!(envoy.info().version, "");
+    let started = envoy.start(stage.lab.clone(), stage.topology.clone());
+    let lacking = started.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(lacking.contains("--envoy PATH") && lacking.contains("--install-envoy"), "{lacking}");
+    stage.end();
 }

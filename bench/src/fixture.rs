@@ -37,12 +37,17 @@ pub(crate) fn done(subject: &str, round: usize, figures: Figures) -> Run {
     Run { subject: subject.to_owned(), round, outcome: Outcome::Done(Box::new(figures)) }
 }
 
+/// To a thousandth, as clocks are read.
+fn rounded(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
+}
+
 /// A proxy that spent so much CPU time, s, and has so much memory, MiB.
 pub(crate) fn spent(name: &str, cpu_s: f64, memory_mib: f64) -> Spent {
     let memory_bytes = (memory_mib * 1048576.0) as u64;
     Spent {
         name: name.to_owned(),
-        cpu_s,
+        cpu_s: rounded(cpu_s),
         switches: (cpu_s * 9000.0) as u64,
         memory_bytes,
         memory_peak_bytes: memory_bytes * 5 / 4,
@@ -53,9 +58,9 @@ pub(crate) fn spent(name: &str, cpu_s: f64, memory_mib: f64) -> Spent {
 /// A latency curve that starts at `base` µs and has a tail.
 fn latency(base: f64, noise: &mut Noise) -> Latency {
     let (base, tail) = (base * noise.factor(), 0.5 + noise.next());
-    let at = |nines: f64| base * (0.7 + 0.3 * nines / 0.301 * 0.9 + tail * nines.powi(3) * 0.35);
+    let at = |nines: f64| rounded(base * (0.7 + 0.3 * nines / 0.301 * 0.9 + tail * nines.powi(3) * 0.35));
     let curve = (0..=100).map(|step| f64::from(step) * 0.045);
-    let curve = curve.map(|nines| (1.0 - 10f64.powf(-nines), at(nines))).collect();
+    let curve = curve.map(|nines| ((1e6 - 10f64.powf(6.0 - nines)).round() / 1e6, at(nines))).collect();
     Latency { p50: at(0.301), p90: at(1.0), p99: at(2.0), p999: at(3.0), max: at(4.5), curve }
 }
 
@@ -116,7 +121,7 @@ fn figures(load: &Load, (cost, added): (f64, f64), noise: &mut Noise) -> Figures
     };
     if cost > 0.0 {
         figures.proxies = vec![proxies("node-a"), proxies("node-b")];
-        figures.proxies[0].cpu_s *= noise.factor();
+        figures.proxies[0].cpu_s = rounded(figures.proxies[0].cpu_s * noise.factor());
     }
     figures
 }

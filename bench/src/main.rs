@@ -11,6 +11,8 @@ mod model;
 #[allow(dead_code, reason = "until the runner uses them")]
 mod pod;
 #[allow(dead_code, reason = "until the runner uses them")]
+mod report;
+#[allow(dead_code, reason = "until the runner uses them")]
 mod statistics;
 #[allow(dead_code, reason = "until the runner uses them")]
 mod subject;

@@ -90,9 +90,9 @@ impl Work {
     /// Bytes or operations that CPU time is given for.
     fn cpu_unit(self) -> (f64, &'static str) {
         match self {
-            Self::Bytes => (1e9, "s per GB"),
-            Self::Requests => (1e5, "s per 100k requests"),
-            Self::Connections => (1e4, "s per 10k connections"),
+            Self::Bytes => (1e9, "s/GB"),
+            Self::Requests => (1e5, "s/100k requests"),
+            Self::Connections => (1e4, "s/10k connects"),
             Self::Nothing => (1.0, "s"),
         }
     }
@@ -100,9 +100,9 @@ impl Work {
     /// Bytes or operations that events are given for.
     fn event_unit(self) -> (f64, &'static str) {
         match self {
-            Self::Bytes => (1e6, "per MB"),
-            Self::Requests => (1e3, "per 1000 requests"),
-            Self::Connections => (1e3, "per 1000 connections"),
+            Self::Bytes => (1e6, "/MB"),
+            Self::Requests => (1e3, "/1000 requests"),
+            Self::Connections => (1e3, "/1000 connects"),
             Self::Nothing => (1.0, ""),
         }
     }
@@ -175,7 +175,7 @@ impl Metric {
         let work = Work::of(load);
         match self {
             Self::Throughput => "Gbit/s",
-            Self::Rate if work == Work::Connections => "connections/s",
+            Self::Rate if work == Work::Connections => "connects/s",
             Self::Rate => "requests/s",
             Self::ProxyCpu | Self::ClientCpu | Self::ServerCpu => work.cpu_unit().1,
             Self::Switches | Self::SystemCalls => work.event_unit().1,

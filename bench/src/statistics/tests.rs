@@ -102,7 +102,7 @@ fn every_metric_has_its_unit() {
     assert_eq!(of(&case, Metric::ProxyCpu), Some(1.0), "2 s for 20 000");
     assert_eq!(of(&case, Metric::SystemCalls), Some(3_000.0));
     assert_eq!(of(&case, Metric::Rate), Some(10_000.0));
-    assert_eq!(Metric::Rate.unit(&case.load), "connections/s");
+    assert_eq!(Metric::Rate.unit(&case.load), "connects/s");
 }
 
 #[test]

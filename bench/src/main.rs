@@ -1,11 +1,19 @@
 //! `halo-bench`: how fast the parts of the data plane are. It measures and never judges; a test only runs it small.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod fixture;
+#[allow(dead_code, reason = "until the runner uses them")]
+mod goals;
 mod micro;
 #[allow(dead_code, reason = "until the runner uses them")]
 mod model;
 #[allow(dead_code, reason = "until the runner uses them")]
 mod pod;
+#[allow(dead_code, reason = "until the runner uses them")]
+mod report;
+#[allow(dead_code, reason = "until the runner uses them")]
+mod statistics;
 #[allow(dead_code, reason = "until the runner uses them")]
 mod subject;
 

@@ -164,7 +164,7 @@ fn wait(
 
 /// A comparison that is ready to run.
 struct Bench {
-    subjects: Vec<Box<dyn Subject + Send>>,
+    subjects: Vec<Box<dyn Subject>>,
     cases: Vec<Case>,
     rounds: usize,
     seconds: f64,
@@ -182,7 +182,8 @@ impl Bench {
         let wanted = |name: &str| options.subjects.is_empty() || options.subjects.iter().any(|s| s == name);
         let peers = PeerOptions::parse(&options.peers, &options.peer_variables).map_err(text)?;
         let sidecars = wanted("envoy-tcp") || wanted("envoy-http");
-        let envoy = sidecars.then(|| envoy::find(options.envoy.as_deref(), options.install_envoy)).transpose();
+        let envoy =
+            sidecars.then(|| envoy::find(options.envoy.as_deref(), options.install_envoy)).transpose();
         let halo = subject::halo_binary().map_err(text)?;
         let settings = Settings {
             workers: options.workers.map(usize::from),
@@ -229,7 +230,7 @@ impl Bench {
     /// Starts every subject at a place; those that do not start say why.
     fn open(&self, place: Place, labs: &Arc<Labs>, progress: &Progress) -> Vec<Result<Room, LabError>> {
         let programs = Programs { halo: &self.halo, bench: &self.program };
-        let open = |subject: &Box<dyn Subject + Send>| {
+        let open = |subject: &Box<dyn Subject>| {
             progress.starting(place, &subject.info().title);
             Room::open(subject.as_ref(), (place, self.many), labs, programs)
         };
@@ -271,6 +272,7 @@ fn raise_descriptors() -> Result<(), String> {
     }
     setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).or_else(|_| {
         // Without CAP_SYS_RESOURCE what is allowed must do.
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|error| format!("raise the descriptor limit: {error}"))
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+            .map_err(|error| format!("raise the descriptor limit: {error}"))
     })
 }

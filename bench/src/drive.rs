@@ -8,7 +8,8 @@ use halo::lab::{LabError, Result};
 
 use crate::model::{Figures, Load, Place, Way};
 use crate::plan::RATE_CONNECTIONS;
-use crate::pod::remote::{Client, latency, merge};
+use crate::pod::remote::Client;
+use crate::pod::tally::{latency, merge};
 use crate::pod::{Answer, Measured, Order, Work};
 use crate::room::Room;
 use crate::usage::SystemCalls;
@@ -62,7 +63,9 @@ fn works(room: &Room, load: &Load) -> Vec<Work> {
     let share = |total: usize, n: usize| total / clients + usize::from(n < total % clients);
     (0..clients)
         .map(|n| match *load {
-            Load::Bulk { way, streams } => Work::Bulk { targets: room.raw(), way, streams: share(streams, n) },
+            Load::Bulk { way, streams } => {
+                Work::Bulk { targets: room.raw(), way, streams: share(streams, n) }
+            }
             Load::Requests { bytes, connections } => Work::Requests {
                 targets: room.http(),
                 bytes,
@@ -124,9 +127,13 @@ fn churn(room: &Room, per_second: u32, manner: Manner) -> Result<Figures> {
 
 /// The pair that is measured beside something else.
 fn steady(room: &Room, per_second: u32) -> Result<(&Client, Work)> {
-    let (client, target) = room.clients.first().zip(room.http().first().copied()).ok_or_else(|| missing("pods"))?;
+    let (client, target) =
+        room.clients.first().zip(room.http().first().copied()).ok_or_else(|| missing("pods"))?;
     let connections = RATE_CONNECTIONS;
-    Ok((client, Work::Requests { targets: vec![target], bytes: MESSAGE, connections, per_second: Some(per_second) }))
+    Ok((
+        client,
+        Work::Requests { targets: vec![target], bytes: MESSAGE, connections, per_second: Some(per_second) },
+    ))
 }
 
 fn missing(what: &str) -> LabError {
@@ -151,7 +158,9 @@ fn measure(room: &Room, fleet: &[(&Client, Work)], manner: Manner) -> Result<Fig
 fn ready(client: &Client) -> Result<()> {
     match client.receive(ANSWER_MAX)? {
         Answer::Ready => Ok(()),
-        other => Err(LabError::Process { process: client.process.name().into(), problem: format!("{other:?}") }),
+        other => {
+            Err(LabError::Process { process: client.process.name().into(), problem: format!("{other:?}") })
+        }
     }
 }
 

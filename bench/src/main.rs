@@ -1,21 +1,20 @@
 //! `halo-bench`: how fast the parts of the data plane are. It measures and never judges; a test only runs it small.
 #![forbid(unsafe_code)]
 
+mod compare;
+mod drive;
 #[cfg(test)]
 mod fixture;
-#[allow(dead_code, reason = "until the runner uses them")]
 mod goals;
 mod micro;
-#[allow(dead_code, reason = "until the runner uses them")]
 mod model;
-#[allow(dead_code, reason = "until the runner uses them")]
+mod plan;
 mod pod;
-#[allow(dead_code, reason = "until the runner uses them")]
 mod report;
-#[allow(dead_code, reason = "until the runner uses them")]
+mod room;
 mod statistics;
-#[allow(dead_code, reason = "until the runner uses them")]
 mod subject;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -30,6 +29,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Compare Halo with no mesh, with Envoy sidecars and with other node proxies
+    Compare(compare::Options),
     /// Time the core's own work: session, record layer, policy, route, pool, snapshot
     Micro(micro::Options),
     /// An application of the comparison
@@ -39,6 +40,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Compare(options) => compare::run(&options),
         Command::Micro(options) => micro::run(&options),
         Command::Pod(program) => pod::run(&program),
     }

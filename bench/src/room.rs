@@ -80,8 +80,10 @@ impl Room {
         let lab = labs.open(programs.halo)?;
         let topology = Arc::new(Topology::build(&lab, &plan(place, many))?);
         let pods = |role: &'static str| topology.pods.iter().filter(move |pod| pod.name.starts_with(role));
-        let servers = pods(SERVER).map(|pod| Server::start(&lab, pod, programs.bench)).collect::<Result<_>>()?;
-        let clients = pods(CLIENT).map(|pod| Client::start(&lab, pod, programs.bench)).collect::<Result<_>>()?;
+        let servers =
+            pods(SERVER).map(|pod| Server::start(&lab, pod, programs.bench)).collect::<Result<_>>()?;
+        let clients =
+            pods(CLIENT).map(|pod| Client::start(&lab, pod, programs.bench)).collect::<Result<_>>()?;
         let mut room = Self { carrier: None, clients, servers, topology, lab, labs: labs.clone() };
         room.carrier = Some(subject.start(room.lab.clone(), room.topology.clone())?);
         Ok(room)
@@ -168,7 +170,8 @@ const CLIENT: &str = "web";
 const SERVER: &str = "shop";
 
 fn plan(place: Place, many: usize) -> Vec<NodePlan> {
-    let names = |role: &str, count: usize| -> Vec<String> { (0..count).map(|n| format!("{role}-{n}")).collect() };
+    let names =
+        |role: &str, count: usize| -> Vec<String> { (0..count).map(|n| format!("{role}-{n}")).collect() };
     let node = |name: &str, pods: Vec<String>| NodePlan { name: name.into(), pods };
     match place {
         Place::TwoNodes => vec![node("node-a", names(CLIENT, 1)), node("node-b", names(SERVER, 1))],

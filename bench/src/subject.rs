@@ -31,8 +31,8 @@ const STOP_MAX: Duration = Duration::from_secs(2);
 /// What every subject is started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Worker threads, or shards, of every proxy process.
-    pub(crate) workers: usize,
+    /// Worker threads, or shards, of every proxy process; `None` leaves each its own default.
+    pub(crate) workers: Option<usize>,
     /// The Halo program: see [`halo_binary`].
     pub(crate) halo: PathBuf,
     /// The Envoy program, for those that need it: see [`envoy::find`].
@@ -40,7 +40,7 @@ pub(crate) struct Settings {
 }
 
 /// One subject.
-pub(crate) trait Subject {
+pub(crate) trait Subject: Send {
     /// Its names and its version.
     fn info(&self) -> SubjectInfo;
 

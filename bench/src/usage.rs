@@ -133,6 +133,9 @@ mod tests {
     fn sums_name_the_whole() {
         let part = Spent { cpu_s: 1.5, switches: 2, memory_bytes: 3, ..Spent::default() };
         let total = sum("all", [&part, &part]);
-        assert_eq!((total.name.as_str(), total.cpu_s, total.switches, total.memory_bytes), ("all", 3.0, 4, 6));
+        assert_eq!(
+            (total.name.as_str(), total.cpu_s, total.switches, total.memory_bytes),
+            ("all", 3.0, 4, 6)
+        );
     }
 }

@@ -21,9 +21,11 @@ pub(crate) fn about(workers: Option<usize>) -> About {
     ];
     notes.push(match workers {
         Some(workers) => format!("Every proxy has {workers} worker threads, or shards."),
-        None => "Every proxy has as many worker threads, or shards, as it chooses by itself on this machine; \
+        None => {
+            "Every proxy has as many worker threads, or shards, as it chooses by itself on this machine; \
                  sidecars have two, as a mesh starts them."
-            .to_owned(),
+                .to_owned()
+        }
     });
     About {
         date: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
@@ -46,7 +48,8 @@ fn value(text: &str, key: &str) -> Option<String> {
 }
 
 fn memory(text: &str) -> u64 {
-    let kibibytes = value(text, "MemTotal").and_then(|v| v.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    let kibibytes =
+        value(text, "MemTotal").and_then(|v| v.split_ascii_whitespace().next()?.parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024
 }
 
@@ -58,7 +61,8 @@ fn commit() -> String {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return String::new() };
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    let dirty =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
     if dirty { format!("{commit}-dirty") } else { commit }
 }
 

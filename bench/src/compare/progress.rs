@@ -78,7 +78,10 @@ impl Progress {
             Outcome::Done(figures) if figures.errors > 0 => {
                 self.clear();
                 let first = figures.first_error.as_deref().unwrap_or("unknown");
-                self.line(&self.state, &format!("{case}, {subject}: {} errors; the first: {first}", figures.errors));
+                self.line(
+                    &self.state,
+                    &format!("{case}, {subject}: {} errors; the first: {first}", figures.errors),
+                );
             }
             Outcome::Done(_) | Outcome::Skipped(_) => {}
         }
@@ -93,7 +96,7 @@ impl Progress {
     pub(crate) fn results(&self, report: &Report, baseline: Option<&Report>, written: &[PathBuf]) {
         self.line(&self.out, &report::table::render(report));
         if let Some(old) = baseline {
-            self.line(&self.out, &report::baseline::render(old, report));
+            self.line(&self.out, &report::baseline::compare_baseline(old, report).render());
         }
         for path in written {
             self.line(&self.out, &format!("written: {}", path.display()));

@@ -28,6 +28,9 @@ const DIRECTORY: &str = "target/envoy";
 const PROGRAM: &str = "envoy/_bin/envoy";
 const NO_CYCLE: &str = "a sidecar comes with its pod and goes with it";
 
+/// Worker threads of a sidecar as a mesh starts it.
+const WORKERS: usize = 2;
+
 /// What the sidecars understand of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -47,7 +50,7 @@ pub(super) struct Envoy {
 
 impl Envoy {
     pub(super) fn new(mode: Mode, settings: &Settings) -> Self {
-        Self { mode, workers: settings.workers, program: settings.envoy.clone() }
+        Self { mode, workers: settings.workers.unwrap_or(WORKERS), program: settings.envoy.clone() }
     }
 }
 

@@ -7,6 +7,7 @@ use halo::lab::mesh::spiffe_id;
 use halo::lab::node::{NodeOptions, NodeProxy};
 use halo::lab::topology::{Pod, Topology};
 use halo::lab::{Lab, Result};
+use halo_control::config::ShardCount;
 
 use super::nodes::{self, Nodes, READY_MAX, Redirect};
 use super::{Carrier, Running, Settings, Subject, programs};
@@ -20,9 +21,15 @@ pub(super) struct Halo {
     redirect: Redirect,
 }
 
+/// As many shards as `halo node` takes by itself.
+fn own_shards() -> usize {
+    ShardCount::Auto.on(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 impl Halo {
     pub(super) fn new(settings: &Settings) -> Self {
-        let options = NodeOptions { shards: settings.workers, log: "warn".into(), environment: Vec::new() };
+        let shards = settings.workers.unwrap_or_else(own_shards);
+        let options = NodeOptions { shards, log: "warn".into(), environment: Vec::new() };
         Self { program: settings.halo.clone(), options, redirect: Pod::redirect }
     }
 }

@@ -67,7 +67,7 @@ impl PeerOptions {
 #[derive(Debug)]
 pub(super) struct Peer {
     options: PeerOptions,
-    workers: usize,
+    workers: Option<usize>,
     redirect: Redirect,
 }
 
@@ -86,10 +86,11 @@ impl Peer {
             ("CA_ADDRESS".to_owned(), text("")),
             ("FAKE_CA".to_owned(), text("true")),
             ("CLUSTER_ID".to_owned(), text("Kubernetes")),
-            ("ZTUNNEL_WORKER_THREADS".to_owned(), text(&self.workers.to_string())),
             ("IPV6_ENABLED".to_owned(), text(&has_ipv6().to_string())),
             ("RUST_LOG".to_owned(), text("warn")),
         ];
+        let workers = self.workers.map(|workers| text(&workers.to_string()));
+        environment.extend(workers.map(|workers| ("ZTUNNEL_WORKER_THREADS".to_owned(), workers)));
         let more = self.options.environment.iter();
         environment.extend(more.map(|(name, value)| (name.clone(), text(value))));
         lab.spawn(Spec {

@@ -24,7 +24,7 @@ fn settings() -> Settings {
     let envoy = std::env::var_os("HALO_ENVOY").map(PathBuf::from);
     let envoy =
         envoy::find(envoy.as_deref(), false).unwrap_or_else(|error| panic!("{error} (run tests/run once)"));
-    Settings { workers: 1, halo: halo_binary().unwrap(), envoy: Some(envoy) }
+    Settings { workers: Some(1), halo: halo_binary().unwrap(), envoy: Some(envoy) }
 }
 
 /// Halo again, by the way that peers are started.
@@ -216,7 +216,7 @@ fn subjects_come_in_the_order_of_the_report_and_say_their_version() {
 
 #[test]
 fn envoy_says_why_it_is_left_out_of_a_case() {
-    let settings = Settings { workers: 1, halo: PathBuf::new(), envoy: None };
+    let settings = Settings { workers: Some(1), halo: PathBuf::new(), envoy: None };
     let unfit = |mode, load: &Load| Envoy::new(mode, &settings).unfit(load).is_some();
     let raw = [
         Load::Bulk { way: Way::Up, streams: 1 },

@@ -230,11 +230,11 @@ impl Bench {
     /// Starts every subject at a place; those that do not start say why.
     fn open(&self, place: Place, labs: &Arc<Labs>, progress: &Progress) -> Vec<Result<Room, LabError>> {
         let programs = Programs { halo: &self.halo, bench: &self.program };
-        let open = |subject: &Box<dyn Subject>| {
+        let open = |subject: &dyn Subject| {
             progress.starting(place, &subject.info().title);
-            Room::open(subject.as_ref(), (place, self.many), labs, programs)
+            Room::open(subject, (place, self.many), labs, programs)
         };
-        self.subjects.iter().map(open).collect()
+        self.subjects.iter().map(|subject| open(subject.as_ref())).collect()
     }
 
     /// Runs a case in every subject, in an order that rotates.

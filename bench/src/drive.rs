@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use halo::lab::{LabError, Result};
 
-use crate::model::{Figures, Load, Place, Way};
+use crate::model::{Figures, Load, Way};
 use crate::plan::RATE_CONNECTIONS;
 use crate::pod::remote::Client;
 use crate::pod::tally::{latency, merge};
@@ -226,9 +226,4 @@ fn collect(fleet: &[(&Client, Work)], seconds: f64) -> Result<Measured> {
     let limit = ANSWER_MAX + Duration::from_secs_f64(seconds);
     let parts: Vec<_> = fleet.iter().map(|(client, _)| client.measured(limit)).collect();
     Ok(merge(&parts.into_iter().collect::<Result<Vec<_>>>()?))
-}
-
-/// Whether a place has what a load needs.
-pub(crate) fn fits(place: Place, load: &Load) -> bool {
-    place == Place::ManyPods || !matches!(load, Load::Noisy { .. } | Load::Churn { .. })
 }

@@ -102,14 +102,6 @@ impl Client {
         self.ready(&Order::Prepare(work), PREPARE_MAX)
     }
 
-    /// Measures for so many seconds; not for [`Work::Visit`], whose end only [`Self::receive`] can bound.
-    pub(crate) fn measure(&self, seconds: f64) -> Result<Measured> {
-        let length = Duration::try_from_secs_f64(seconds)
-            .map_err(|error| fault(&self.process, format!("cannot measure {seconds} s: {error}")))?;
-        self.send(&Order::Measure(seconds))?;
-        self.measured(length + SILENCE_MAX)
-    }
-
     /// Waits up to `limit` for the answer to [`Order::Measure`].
     pub(crate) fn measured(&self, limit: Duration) -> Result<Measured> {
         match self.receive(limit)? {

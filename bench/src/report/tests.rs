@@ -144,7 +144,14 @@ fn tables_fit_a_terminal() {
         assert!(page.contains(part), "{part} in\n{page}");
     }
     let summary = text::render(&report);
-    for part in ["18 cases, 5 rounds of 10.0 s", "Goals: ", "Missed:", "% above it", "Host bench-1"] {
+    for part in [
+        "18 cases, 5 rounds of 10.0 s",
+        "Goals: ",
+        "Missed:",
+        "% above it",
+        "Host bench-1",
+        "churn: envoy-tcp was skipped",
+    ] {
         assert!(summary.contains(part), "{part} in\n{summary}");
     }
 }

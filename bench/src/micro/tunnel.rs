@@ -1,8 +1,12 @@
 //! Cases of a tunnel: sealing and opening records, session frames, CONNECT with its header compression.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use halo_core::certificate::{Certificate, PrivateKey};
+use halo_core::h2::hpack::{Decoder, Encoder};
 use halo_core::hbone::{ConnectRequest, ConnectResponse, Event, HboneSession, SessionConfig, StreamId};
 use halo_core::id::Identity;
 use halo_core::limits::{APP_READ_MAX, Limits};
@@ -15,6 +19,8 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         seal("seal 64 KiB, own records", RecordsKind::Sealed, APP_READ_MAX, 500),
         seal("seal 1 KiB, own records", RecordsKind::Sealed, 1024, 20_000),
+        open("open 64 KiB, own records", RecordsKind::Sealed, APP_READ_MAX, 200),
+        open("open 1 KiB, own records", RecordsKind::Sealed, 1024, 10_000),
         round("seal and open 64 KiB, own records", RecordsKind::Sealed, APP_READ_MAX, 500),
         round("seal and open 64 KiB, rustls", RecordsKind::Rustls, APP_READ_MAX, 500),
         round("seal and open 1 KiB, own records", RecordsKind::Sealed, 1024, 10_000),
@@ -22,6 +28,8 @@ pub(super) fn cases() -> Vec<Case> {
         data("session, DATA of 1 KiB across", 1024, 20_000),
         data("session, DATA of 16 KiB across", 16 * 1024, 20_000),
         connect(),
+        encode(),
+        decode(),
     ]
 }
 
@@ -78,7 +86,7 @@ fn seal(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) ->
         client.seal(&[&header, &payload], &mut out).expect("sealing works");
         out.len() as u64
     };
-    Case { name, operations, bytes, run: Box::new(run) }
+    Case::new(name, operations, bytes, run)
 }
 
 fn round(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) -> Case {
@@ -88,19 +96,44 @@ fn round(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) -
     let run = move || {
         wire.clear();
         client.seal(&[&header, &payload], &mut wire).expect("sealing works");
-        let (mut used, mut opened) = (0, 0);
-        loop {
-            match server.open(&mut wire[used..]).expect("opening works") {
-                Opened::Data { consumed, plaintext } => {
-                    used += consumed;
-                    opened += plaintext.len();
-                }
-                Opened::Skipped { consumed } => used += consumed,
-                Opened::NeedInput | Opened::Closed { .. } => return opened as u64,
+        open_all(&mut server, &mut wire)
+    };
+    Case::new(name, operations, bytes, run)
+}
+
+/// Opens whole records; the bytes of their plaintext.
+fn open_all(records: &mut AnyRecords, wire: &mut [u8]) -> u64 {
+    let (mut used, mut opened) = (0, 0);
+    loop {
+        match records.open(&mut wire[used..]).expect("opening works") {
+            Opened::Data { consumed, plaintext } => {
+                used += consumed;
+                opened += plaintext.len() as u64;
             }
+            Opened::Skipped { consumed } => used += consumed,
+            Opened::NeedInput | Opened::Closed { .. } => return opened,
+        }
+    }
+}
+
+/// Each record can be opened once and in order, so a round's records are sealed before it.
+fn open(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) -> Case {
+    let (mut client, mut server) = records(kind);
+    let (payload, header) = (vec![7; bytes], [0; 9]);
+    let sealed = Rc::new(RefCell::new(VecDeque::new()));
+    let waiting = sealed.clone();
+    let prepare = move |operations| {
+        for _ in 0..operations {
+            let mut wire = Vec::with_capacity(bytes + 1024);
+            client.seal(&[&header, &payload], &mut wire).expect("sealing works");
+            sealed.borrow_mut().push_back(wire);
         }
     };
-    Case { name, operations, bytes, run: Box::new(run) }
+    let run = move || {
+        let mut wire = waiting.borrow_mut().pop_front().expect("a round is prepared");
+        open_all(&mut server, &mut wire)
+    };
+    Case::new(name, operations, bytes, run).prepared(prepare)
 }
 
 fn config() -> SessionConfig {
@@ -183,7 +216,7 @@ fn data(name: &'static str, bytes: usize, operations: u32) -> Case {
         pair.exchange();
         received as u64
     };
-    Case { name, operations, bytes, run: Box::new(run) }
+    Case::new(name, operations, bytes, run)
 }
 
 fn connect() -> Case {
@@ -198,5 +231,38 @@ fn connect() -> Case {
         while pair.client.receive(&mut input, 0).expect("the server behaves").is_some() {}
         u64::from(stream.0)
     };
-    Case { name: "session, CONNECT, answer and end", operations: 10_000, bytes: 0, run: Box::new(run) }
+    Case::new("session, CONNECT, answer and end", 10_000, 0, run)
+}
+
+/// The fields of a CONNECT request, encoded.
+fn encoded(encoder: &mut Encoder, request: &ConnectRequest, out: &mut Vec<u8>) {
+    encoder.begin(out);
+    encoder.field(out, ":method", "CONNECT");
+    encoder.field(out, ":authority", &request.authority);
+    for (name, value) in &request.headers {
+        encoder.field(out, name, value);
+    }
+}
+
+fn encode() -> Case {
+    let (mut encoder, request, mut out) = (Encoder::new(), request(), Vec::with_capacity(1024));
+    let run = move || {
+        out.clear();
+        encoded(&mut encoder, &request, &mut out);
+        out.len() as u64
+    };
+    Case::new("HPACK, encode a CONNECT", 20_000, 0, run)
+}
+
+fn decode() -> Case {
+    let (mut decoder, mut block) = (Decoder::new(), Vec::new());
+    encoded(&mut Encoder::new(), &request(), &mut block);
+    let run = move || {
+        let mut bytes = 0;
+        decoder
+            .decode(&block, |name, value| bytes += (name.len() + value.len()) as u64)
+            .expect("the block is sound");
+        bytes
+    };
+    Case::new("HPACK, decode a CONNECT", 20_000, 0, run)
 }

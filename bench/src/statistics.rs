@@ -371,6 +371,16 @@ pub(crate) fn defects(report: &Report) -> Vec<String> {
     report.cases.iter().flat_map(of).collect()
 }
 
+/// What a load does, for a heading.
+pub(crate) fn work(load: &Load) -> &'static str {
+    match Work::of(load) {
+        Work::Bytes => "Bulk",
+        Work::Requests => "Requests",
+        Work::Connections => "Connections",
+        Work::Nothing => "Idle",
+    }
+}
+
 /// The case of a report with this name.
 pub(crate) fn case<'a>(report: &'a Report, id: &str) -> Option<&'a Case> {
     report.cases.iter().find(|case| case.id == id)

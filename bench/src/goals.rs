@@ -42,6 +42,9 @@ const DEMANDS: [Demand; 13] = [
     demand("Memory, 10 000 connections", "two-nodes/idle-10000", Metric::Memory, (0.3, 0.6)),
 ];
 
+/// Rounds from which on least and largest tell something.
+const ROUNDS_MIN: usize = 3;
+
 /// One goal, judged against each reference.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Goal {
@@ -172,6 +175,9 @@ pub(crate) fn tally(goals: &[Goal]) -> Tally {
 /// several goals are said once.
 pub(crate) fn remarks(goals: &[Goal], rounds: usize) -> Vec<String> {
     let mut remarks: Vec<String> = Vec::new();
+    if rounds < ROUNDS_MIN {
+        remarks.push(format!("Fewer than {ROUNDS_MIN} rounds: the spread says little"));
+    }
     for goal in goals {
         for judged in &goal.judged {
             let remark = match &judged.verdict {

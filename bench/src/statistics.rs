@@ -336,9 +336,10 @@ pub(crate) fn ratio(case: &Case, subject: &str, reference: &str, metric: Metric)
     }))
 }
 
-/// Halo's ratio to a reference; `None` for Halo itself.
+/// Halo's ratio to a reference; `None` for Halo itself, and where operations of either failed in numbers.
 pub(crate) fn halo_to(case: &Case, reference: &str, metric: Metric) -> Option<Summary> {
-    if reference == HALO { None } else { ratio(case, HALO, reference, metric) }
+    let sound = reference != HALO && defect(case, HALO).is_none() && defect(case, reference).is_none();
+    if sound { ratio(case, HALO, reference, metric) } else { None }
 }
 
 /// Why a subject has no figures in a case, or figures that prove nothing; `None` if they are sound.
@@ -359,6 +360,25 @@ pub(crate) fn defect(case: &Case, subject: &str) -> Option<String> {
         let first = figures.iter().find_map(|figures| figures.first_error.as_deref()).unwrap_or("unknown");
         format!("{subject}: {errors:.0} operations failed, the first with: {first}")
     })
+}
+
+/// Every case and subject without sound figures, one sentence each.
+pub(crate) fn defects(report: &Report) -> Vec<String> {
+    let of = |case: &Case| -> Vec<String> {
+        let subjects = report.subjects.iter().filter_map(|subject| defect(case, &subject.name));
+        subjects.map(|why| format!("{}: {why}", case.id)).collect()
+    };
+    report.cases.iter().flat_map(of).collect()
+}
+
+/// What a load does, for a heading.
+pub(crate) fn work(load: &Load) -> &'static str {
+    match Work::of(load) {
+        Work::Bytes => "Bulk",
+        Work::Requests => "Requests",
+        Work::Connections => "Connections",
+        Work::Nothing => "Idle",
+    }
 }
 
 /// The case of a report with this name.

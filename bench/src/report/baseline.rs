@@ -62,8 +62,10 @@ pub(crate) fn compare_baseline(old: &Report, new: &Report) -> Comparison {
 
 /// Cases in which Halo has figures that the other report has nothing to set beside.
 fn not_compared(report: &Report, changes: &[Change]) -> Vec<String> {
-    let has_figures =
-        |case: &Case| metrics(case).iter().any(|metric| statistics::absolute(case, HALO, *metric).is_some());
+    let has_figures = |case: &Case| {
+        let sound = statistics::defect(case, HALO).is_none();
+        sound && metrics(case).iter().any(|metric| statistics::absolute(case, HALO, *metric).is_some())
+    };
     let compared = |case: &Case| changes.iter().any(|change| change.case == case.id);
     let cases = report.cases.iter().filter(|case| has_figures(case) && !compared(case));
     cases.map(|case| case.id.clone()).collect()
@@ -75,9 +77,10 @@ fn metrics(case: &Case) -> &'static [Metric] {
 }
 
 fn change(old: &Case, new: &Case, metric: Metric) -> Option<Change> {
-    let of = |case| statistics::absolute(case, HALO, metric);
+    let sound = |name| statistics::defect(old, name).is_none() && statistics::defect(new, name).is_none();
+    let of = |case| statistics::absolute(case, HALO, metric).filter(|_| sound(HALO));
     let (before, after) = (of(old)?, of(new)?);
-    let normalised = BY.into_iter().find_map(|by| {
+    let normalised = BY.into_iter().filter(|by| sound(by)).find_map(|by| {
         let ratio = |case| statistics::ratio(case, HALO, by, metric).map(|ratio| ratio.median);
         Some((by, quotient(ratio(new)?, ratio(old)?)?))
     });
@@ -115,7 +118,17 @@ fn warnings(old: &Report, new: &Report) -> Vec<String> {
         }
     }
     differ.retain(|(_, a, b)| a != b);
-    differ.into_iter().map(|(what, a, b)| format!("Another {what}: was {a}, is {b}.")).collect()
+    let differ = differ.into_iter().map(|(what, a, b)| format!("Another {what}: was {a}, is {b}."));
+    differ.chain(defects("earlier", old)).chain(defects("new", new)).collect()
+}
+
+/// Cases of one report in which Halo has no sound figures.
+fn defects(side: &str, report: &Report) -> Vec<String> {
+    let of = |case: &Case| {
+        let why = statistics::defect(case, HALO)?;
+        Some(format!("The {side} report does not tell of {}: {why}.", case.id))
+    };
+    report.cases.iter().filter_map(of).collect()
 }
 
 impl Comparison {

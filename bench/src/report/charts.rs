@@ -258,17 +258,17 @@ impl Bar<'_> {
     }
 }
 
-/// The cases whose CPU time has the same unit, by unit, in the order of the report.
-pub(super) fn by_cpu_unit(report: &Report) -> Vec<(&'static str, Vec<&Case>)> {
-    let mut units: Vec<(&'static str, Vec<&Case>)> = Vec::new();
+/// The cases that work, by the kind of work and thereby by unit, in the order of the report.
+pub(super) fn by_work(report: &Report) -> Vec<(&'static str, Vec<&Case>)> {
+    let mut kinds: Vec<(&'static str, Vec<&Case>)> = Vec::new();
     for case in report.cases.iter().filter(|case| !matches!(case.load, Load::Idle { .. })) {
-        let unit = Metric::ProxyCpu.unit(&case.load);
-        match units.iter_mut().find(|(known, _)| *known == unit) {
+        let kind = statistics::work(&case.load);
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, cases)) => cases.push(case),
-            None => units.push((unit, vec![case])),
+            None => kinds.push((kind, vec![case])),
         }
     }
-    units
+    kinds
 }
 
 /// Cases that can be seen on one scale together, the largest first: within a group no case is dwarfed.

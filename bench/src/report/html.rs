@@ -287,19 +287,21 @@ const BARS: &str = "Bars: the median of the rounds; whiskers: least to largest. 
                     multiple of it. Each drawing has a scale of its own.";
 
 fn cpu(report: &Report) -> Element {
-    let groups = charts::by_cpu_unit(report);
-    let groups = groups.into_iter().map(|(unit, cases)| (format!("Proxy CPU, {unit}"), cases)).collect();
+    let title = |kind: &str, cases: &[&Case]| {
+        let unit = cases.first().map_or("", |case| Metric::ProxyCpu.unit(&case.load));
+        format!("{kind}: proxy CPU, {unit}")
+    };
+    let groups = charts::by_work(report).into_iter();
+    let groups = groups.map(|(kind, cases)| (title(kind, &cases), cases)).collect();
     section("CPU").child(paragraph(BARS)).child(bar_figures(report, Metric::ProxyCpu, groups))
 }
 
 fn memory(report: &Report) -> Element {
     let idle: Vec<&Case> =
         report.cases.iter().filter(|case| matches!(case.load, Load::Idle { .. })).collect();
-    let busy = report.cases.iter().filter(|case| !matches!(case.load, Load::Idle { .. })).collect();
-    let groups = vec![
-        ("All proxies, with connections that do nothing".to_owned(), idle),
-        ("All proxies, at the end of each load".to_owned(), busy),
-    ];
+    let busy = charts::by_work(report).into_iter();
+    let busy = busy.map(|(kind, cases)| (format!("{kind}: at the end of the load"), cases));
+    let groups = std::iter::once(("Connections that do nothing".to_owned(), idle)).chain(busy).collect();
     section("Memory")
         .child(paragraph(format!("Proportional memory (Pss) of all proxy processes. {BARS}")))
         .child(bar_figures(report, Metric::Memory, groups))

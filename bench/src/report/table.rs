@@ -48,7 +48,9 @@ pub(crate) fn render(report: &Report) -> String {
     for line in explained {
         page.push_str(&format!("\n  {}", Style::new().dim().apply_to(line)));
     }
-    page.push_str(&format!("\n\n  {}\n\n", bold.apply_to("Goals")));
+    page.push('\n');
+    push_remarks(&mut page, &statistics::defects(report));
+    page.push_str(&format!("\n  {}\n\n", bold.apply_to("Goals")));
     push_goals(&mut page, report);
     page
 }
@@ -145,10 +147,12 @@ fn push_goals(page: &mut String, report: &Report) {
     page.push_str(
         "  ✓ met, ✗ missed, ≈ single rounds come to the other verdict; without a limit for information\n",
     );
-    for remark in goals::remarks(&goals, report.about.rounds) {
-        for line in wrapped(&remark) {
-            page.push_str(&format!("  {}\n", Style::new().dim().apply_to(line)));
-        }
+    push_remarks(page, &goals::remarks(&goals, report.about.rounds));
+}
+
+fn push_remarks(page: &mut String, remarks: &[String]) {
+    for line in remarks.iter().flat_map(|remark| wrapped(remark)) {
+        page.push_str(&format!("  {}\n", Style::new().dim().apply_to(line)));
     }
 }
 

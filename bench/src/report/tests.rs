@@ -72,8 +72,8 @@ fn the_page_is_well_formed_and_needs_nothing_from_elsewhere() {
     let seen = elements(&page);
     assert_eq!(seen.get("script"), None);
     assert_eq!(seen.get("link").or(seen.get("img")), None);
-    // 11 latency charts, 3 of CPU, 2 of memory.
-    assert_eq!(seen["svg"], 18, "{seen:?}");
+    // 11 latency charts, 5 of CPU and 4 of memory, none of which dwarfs a case.
+    assert_eq!(seen["svg"], 20, "{seen:?}");
     for word in ["http://", "https://", "url(", "@import", "NaN"] {
         assert!(!page.contains(word), "{word}");
     }
@@ -144,7 +144,14 @@ fn tables_fit_a_terminal() {
         assert!(page.contains(part), "{part} in\n{page}");
     }
     let summary = text::render(&report);
-    for part in ["18 cases, 5 rounds of 10.0 s", "Goals: ", "Missed:", "% above it", "Host bench-1"] {
+    for part in [
+        "18 cases, 5 rounds of 10.0 s",
+        "Goals: ",
+        "Missed:",
+        "% above it",
+        "Host bench-1",
+        "churn: envoy-tcp was skipped",
+    ] {
         assert!(summary.contains(part), "{part} in\n{summary}");
     }
 }
@@ -201,6 +208,20 @@ fn a_baseline_is_normalised_by_what_has_not_changed() {
         (comparison.only_old.len(), &comparison.only_new[..]),
         (0, &["two-nodes/requests-1KiB-32".to_owned()][..])
     );
+}
+
+#[test]
+fn a_baseline_tells_nothing_of_a_case_that_failed() {
+    let old = bulk(&[(NO_MESH, 0.0, 1.0), (HALO, 1.0, 2.0)]);
+    let mut new = old.clone();
+    if let crate::model::Outcome::Done(figures) = &mut new.cases[0].runs[1].outcome {
+        (figures.errors, figures.first_error) = (7, Some("reset".to_owned()));
+    }
+    let comparison = baseline::compare_baseline(&old, &new);
+    assert_eq!(comparison.changes, []);
+    assert_eq!((comparison.only_old.len(), comparison.only_new.len()), (1, 0));
+    let words = "The new report does not tell of two-nodes/bulk-up-1: halo: 7 operations failed";
+    assert!(comparison.warnings[0].starts_with(words), "{:?}", comparison.warnings);
 }
 
 #[test]

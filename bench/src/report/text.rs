@@ -3,6 +3,7 @@
 use super::format;
 use crate::goals::{self, Goal, Judged, Verdict};
 use crate::model::Report;
+use crate::statistics;
 
 const GIBIBYTE: f64 = 1024.0 * 1024.0 * 1024.0;
 
@@ -49,7 +50,13 @@ pub(crate) fn render(report: &Report) -> String {
     page.push_str(&part("Met", |verdict| matches!(verdict, Verdict::Met(_))));
     page.push_str(&part("Missed", |verdict| matches!(verdict, Verdict::Missed(_))));
     page.push_str(&part("For information", |verdict| matches!(verdict, Verdict::Informative(_))));
-    let remarks = goals::remarks(&goals, about.rounds);
+    let mut remarks = goals::remarks(&goals, about.rounds);
+    let said = |remarks: &[String], words: &str| remarks.iter().any(|remark| remark.contains(words));
+    for defect in statistics::defects(report) {
+        if !said(&remarks, &defect) {
+            remarks.push(defect);
+        }
+    }
     if !remarks.is_empty() {
         page.push_str(&format!("\nRemarks:\n- {}\n", remarks.join("\n- ")));
     }

@@ -126,5 +126,8 @@ fn a_case_with_many_errors_is_defective() {
     case.runs.push(done(HALO, 0, figures.clone()));
     assert_eq!(defect(&case, HALO), None);
     case.runs.push(done(HALO, 1, Figures { errors: 100, ..figures }));
+    case.runs.push(done(ENVOY_TCP, 1, answered(10_000, 1.0, 1.0)));
+    assert!(ratio(&case, HALO, ENVOY_TCP, Metric::ProxyCpu).is_some());
+    assert_eq!(halo_to(&case, ENVOY_TCP, Metric::ProxyCpu), None, "it failed fast");
     assert_eq!(defect(&case, HALO).unwrap(), "halo: 101 operations failed, the first with: reset");
 }

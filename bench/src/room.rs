@@ -15,6 +15,14 @@ use crate::pod::{HTTP_PORT, RAW_PORT};
 use crate::subject::{Carrier, Subject};
 use crate::usage::{self, Usage};
 
+/// How every pod treats its ports. With the defaults, what is measured of short connections is how soon a pod runs out
+/// of ports, on the client's side and between the proxy and the server.
+const PORTS: [(&str, &str); 3] = [
+    ("ipv4/ip_local_port_range", "16384 65535"),
+    ("ipv4/tcp_tw_reuse", "1"),
+    ("ipv4/tcp_max_tw_buckets", "1000"),
+];
+
 /// The programs that a room runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Programs<'a> {
@@ -79,6 +87,9 @@ impl Room {
     ) -> Result<Self> {
         let lab = labs.open(programs.halo)?;
         let topology = Arc::new(Topology::build(&lab, &plan(place, many))?);
+        for (pod, (name, value)) in topology.pods.iter().flat_map(|pod| PORTS.map(|port| (pod, port))) {
+            pod.netns.sysctl(name, value)?;
+        }
         let pods = |role: &'static str| topology.pods.iter().filter(move |pod| pod.name.starts_with(role));
         let servers =
             pods(SERVER).map(|pod| Server::start(&lab, pod, programs.bench)).collect::<Result<_>>()?;

@@ -17,6 +17,9 @@ pub(crate) fn about(workers: Option<usize>) -> About {
         format!("Clients, servers and every proxy share the machine's {cores} cores."),
         "CPU is that of the proxy processes; what the kernel does for them outside of their threads is not in it."
             .to_owned(),
+        "Pods may use their ports again soon after a connection has closed (tcp_tw_reuse, tcp_max_tw_buckets)."
+            .to_owned(),
+        "Halo's shards are pinned to cores; other proxies are not.".to_owned(),
         "No proxy writes access logs: they log warnings.".to_owned(),
     ];
     notes.push(match workers {

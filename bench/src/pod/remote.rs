@@ -21,10 +21,6 @@ const LISTEN_MAX: Duration = Duration::from_secs(15);
 const PREPARE_MAX: Duration = Duration::from_secs(45);
 /// What a measurement, or the end of a load, may take besides its own length.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// Settings of a client's namespace. A short connection keeps its port for a minute after it has closed, unless the
-/// port may serve anew after a second: without that the kernel first searches ever longer for a free one, and then finds
-/// none.
-const PORTS: [(&str, &str); 2] = [("ipv4/tcp_tw_reuse", "1"), ("ipv4/ip_local_port_range", "16384 65535")];
 
 /// A server that runs in a pod, until it is dropped.
 #[derive(Debug)]
@@ -59,11 +55,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Starts a client, in a pod that may use its local ports again soon after their connections have closed. `program` is `halo-bench`.
+    /// Starts a client. `program` is `halo-bench`.
     pub(crate) fn start(lab: &Lab, pod: &Pod, program: &Path) -> Result<Self> {
-        for (name, value) in PORTS {
-            pod.netns.sysctl(name, value)?;
-        }
         let process = lab.spawn(spec(pod, program, "client", &["client"]))?;
         let (input, output) = process.pipes()?;
         Ok(Self { talk: Mutex::new((input, lines(output)?)), process })

@@ -1,14 +1,18 @@
 //! Times the core's own work, without a socket: what one operation costs a shard in user space.
 //!
 //! Each case runs in rounds of a fixed number of operations, interleaved with the other cases; reported are the
-//! fastest and the median round. The fastest is the work, the difference to the median is the machine.
+//! fastest and the median round. The fastest is the work, the difference to the median is the machine. Instructions in
+//! user space do not depend on the machine's mood at all; they are counted where it has hardware counters.
 
+mod instructions;
 mod mesh;
 mod tunnel;
 
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;
+
+use instructions::Instructions;
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,17 +33,62 @@ pub(crate) struct Options {
 
 /// One case: a name, how many operations a round has, how many bytes one moves, and the operation.
 pub(crate) struct Case {
-    pub(crate) name: &'static str,
-    pub(crate) operations: u32,
-    pub(crate) bytes: usize,
-    pub(crate) run: Box<dyn FnMut() -> u64>,
+    name: &'static str,
+    operations: u32,
+    bytes: usize,
+    /// Makes what a round of so many operations uses up, outside of its time.
+    prepare: Option<Box<dyn FnMut(u32)>>,
+    run: Box<dyn FnMut() -> u64>,
 }
 
-/// The rounds of one case, ns per operation, ascending.
+impl Case {
+    fn new(name: &'static str, operations: u32, bytes: usize, run: impl FnMut() -> u64 + 'static) -> Self {
+        Self { name, operations, bytes, prepare: None, run: Box::new(run) }
+    }
+
+    fn prepared(mut self, prepare: impl FnMut(u32) + 'static) -> Self {
+        self.prepare = Some(Box::new(prepare));
+        self
+    }
+
+    /// Runs a round.
+    fn round(&mut self, operations: u32, instructions: &mut Instructions) -> Round {
+        if let Some(prepare) = &mut self.prepare {
+            prepare(operations);
+        }
+        instructions.start();
+        let begin = Instant::now();
+        for _ in 0..operations {
+            black_box((self.run)());
+        }
+        let elapsed = begin.elapsed();
+        let instructions = instructions.stop().map(|count| count as f64 / f64::from(operations));
+        Round { ns: elapsed.as_secs_f64() * 1e9 / f64::from(operations), instructions }
+    }
+}
+
+/// What an operation cost in a round.
+struct Round {
+    ns: f64,
+    /// In user space, where the machine counts them.
+    instructions: Option<f64>,
+}
+
+/// The rounds of one case.
 struct Timed {
     name: &'static str,
     bytes: usize,
+    /// For each operation, ascending.
     ns: Vec<f64>,
+    /// Of the round with the fewest, for each operation.
+    instructions: Option<f64>,
+}
+
+impl Timed {
+    fn add(&mut self, round: &Round) {
+        self.ns.insert(self.ns.partition_point(|ns| *ns < round.ns), round.ns);
+        self.instructions = [self.instructions, round.instructions].into_iter().flatten().reduce(f64::min);
+    }
 }
 
 /// Runs the cases and prints what they cost.
@@ -47,20 +96,16 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let mut cases: Vec<Case> = tunnel::cases().into_iter().chain(mesh::cases()).collect();
     cases.retain(|case| case.name.contains(&options.only));
     let rounds = if options.tiny { 1 } else { options.rounds.max(1) };
-    let mut timed: Vec<Timed> =
-        cases.iter().map(|case| Timed { name: case.name, bytes: case.bytes, ns: Vec::new() }).collect();
+    let mut instructions = Instructions::open();
+    let mut timed: Vec<Timed> = cases
+        .iter()
+        .map(|case| Timed { name: case.name, bytes: case.bytes, ns: Vec::new(), instructions: None })
+        .collect();
     for _ in 0..rounds {
         for (case, timed) in cases.iter_mut().zip(&mut timed) {
             let operations = if options.tiny { 3 } else { case.operations };
-            let begin = Instant::now();
-            for _ in 0..operations {
-                black_box((case.run)());
-            }
-            timed.ns.push(begin.elapsed().as_secs_f64() * 1e9 / f64::from(operations));
+            timed.add(&case.round(operations, &mut instructions));
         }
-    }
-    for timed in &mut timed {
-        timed.ns.sort_by(f64::total_cmp);
     }
     if options.json {
         json(&timed)
@@ -72,12 +117,13 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 
 #[allow(clippy::print_stdout, reason = "the result")]
 fn table(timed: &[Timed]) {
-    println!("{:<34} {:>12} {:>12} {:>10}", "case", "min ns", "median ns", "GB/s");
+    println!("{:<34} {:>12} {:>12} {:>10} {:>13}", "case", "min ns", "median ns", "GB/s", "instructions");
     for timed in timed {
         let (fastest, median) = (timed.ns[0], timed.ns[timed.ns.len() / 2]);
         let rate =
             if timed.bytes == 0 { String::from("-") } else { format!("{:.2}", timed.bytes as f64 / fastest) };
-        println!("{:<34} {fastest:>12.1} {median:>12.1} {rate:>10}", timed.name);
+        let instructions = timed.instructions.map_or_else(|| "-".to_owned(), |count| format!("{count:.0}"));
+        println!("{:<34} {fastest:>12.1} {median:>12.1} {rate:>10} {instructions:>13}", timed.name);
     }
 }
 
@@ -91,6 +137,7 @@ fn json(timed: &[Timed]) {
                 "bytes": timed.bytes,
                 "min_ns": timed.ns[0],
                 "median_ns": timed.ns[timed.ns.len() / 2],
+                "instructions": timed.instructions,
             })
         })
         .collect();
@@ -104,10 +151,17 @@ mod tests {
     #[test]
     fn every_case_runs() {
         for mut case in tunnel::cases().into_iter().chain(mesh::cases()) {
-            for _ in 0..3 {
-                black_box((case.run)());
-            }
-            assert!(case.operations > 0, "{}", case.name);
+            let round = case.round(3, &mut Instructions::open());
+            assert!(case.operations > 0 && round.ns > 0.0, "{}", case.name);
         }
+    }
+
+    #[test]
+    fn the_fewest_instructions_count_and_may_be_unknown() {
+        let mut timed = Timed { name: "", bytes: 0, ns: Vec::new(), instructions: None };
+        for (ns, instructions) in [(3.0, None), (1.0, Some(9.0)), (2.0, Some(7.0))] {
+            timed.add(&Round { ns, instructions });
+        }
+        assert_eq!((&timed.ns[..], timed.instructions), (&[1.0, 2.0, 3.0][..], Some(7.0)));
     }
 }

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use halo::lab::Lab;
+use halo::lab::certs::Leaf;
 use halo::lab::mesh::spiffe_id;
 use halo::lab::process::{Process, Spec, wait_for};
 use halo::lab::topology::Pod;
 use serde_json::{Value, json};
 
-use crate::certs::Leaf;
 use crate::rig::SOON;
 use crate::{binaries, socket};
 
@@ -44,7 +44,7 @@ pub struct Plan<'a> {
 
 /// Starts Envoy and waits until it listens.
 pub fn start(lab: &Lab, plan: &Plan<'_>) -> Arc<Process> {
-    let directory = plan.leaf.write(&lab.dir().join(format!("envoy-{}", plan.pod.name)));
+    let directory = plan.leaf.write(&lab.dir().join(format!("envoy-{}", plan.pod.name))).unwrap();
     let file = directory.join("envoy.json");
     fs::write(&file, serde_json::to_string_pretty(&configuration(plan, &directory.display())).unwrap())
         .unwrap();

@@ -16,7 +16,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::certs::Leaf;
+use crate::certs::{self, Leaf};
 use crate::socket;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ fn client_config(leaf: Option<&Leaf>) -> ClientConfig {
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(provider())));
-    let mut config = match leaf.map(Leaf::der) {
+    let mut config = match leaf.map(certs::der) {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
         None => builder.with_no_client_auth(),
     };
@@ -112,7 +112,7 @@ impl ServerCertVerifier for Anyone {
 /// handshake ended.
 pub fn serve_once(listener: &std::net::TcpListener, leaf: &Leaf) -> io::Result<Vec<u8>> {
     let mut stream = socket::accept(listener)?;
-    let (chain, key) = leaf.der();
+    let (chain, key) = certs::der(leaf);
     let builder = ServerConfig::builder_with_provider(provider());
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
     // It asks for no certificate: a client that does not look would be let in.

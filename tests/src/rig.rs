@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use halo::lab::Lab;
 use halo::lab::admin::Dump;
+use halo::lab::certs;
 use halo::lab::mesh::{Mesh, Service, TRUST_DOMAIN};
 use halo::lab::netns::Netns;
 use halo::lab::node::{NodeOptions, NodeProxy};
@@ -14,7 +15,7 @@ use halo::lab::process::wait_for;
 use halo::lab::topology::{NodePlan, Pod, Topology};
 use halo_control::redirect::Options;
 
-use crate::{binaries, certs};
+use crate::binaries;
 
 /// What the control plane or a proxy does by itself is done by then, on a busy machine too.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -41,7 +42,7 @@ impl Rig {
         let lab = Lab::new(binaries::halo()).unwrap_or_else(|error| panic!("{error} (run as root)"));
         let topology = Topology::build(&lab, plan).unwrap();
         let mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
-        certs::make_root(&lab.dir().join("ca"), TRUST_DOMAIN);
+        certs::make_root(&lab.dir().join("ca"), TRUST_DOMAIN).unwrap();
         Self { proxies: Vec::new(), mesh, topology, options, lab }
     }
 

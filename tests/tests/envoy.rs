@@ -44,7 +44,7 @@ struct Stage {
 
 fn start_envoy(rig: &Rig, pod: &str, target: &str) {
     let pod = rig.pod(pod);
-    let leaf = Root::of(&rig.ca()).issue(&spiffe_id(&pod.name));
+    let leaf = Root::of(&rig.ca()).unwrap().issue(&spiffe_id(&pod.name)).unwrap();
     let outlets = OUTLETS.map(|(port, port_there)| Outlet { port, target: rig.address(target, port_there) });
     envoy::start(&rig.lab, &Plan { pod, leaf, ports: &[HTTP, BULK], peer: target, outlets: &outlets });
 }

@@ -34,7 +34,7 @@ fn ask(rig: &Rig, leaf: Option<&Leaf>, request: (Method, &str)) -> Result<u16, S
 }
 
 fn valid(rig: &Rig) -> Leaf {
-    Root::of(&rig.ca()).issue(&spiffe_id("stranger"))
+    Root::of(&rig.ca()).unwrap().issue(&spiffe_id("stranger")).unwrap()
 }
 
 /// The peer is refused before any answer, and the node proxy counts it under `reason`.
@@ -51,9 +51,9 @@ fn unproven_clients_are_refused_by_reason_and_a_proven_one_is_answered() {
     let _server = Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap();
     assert_eq!(knock(&rig, Some(&valid(&rig))), Ok(200));
     refused_and_counted(&rig, None, "closed_peer_no_certificate");
-    let foreign = Root::foreign().issue(&spiffe_id("web"));
+    let foreign = Root::foreign().unwrap().issue(&spiffe_id("web")).unwrap();
     refused_and_counted(&rig, Some(&foreign), "closed_peer_bad_certificate");
-    let elsewhere = Root::of(&rig.ca()).issue("spiffe://elsewhere.example/ns/demo/sa/web");
+    let elsewhere = Root::of(&rig.ca()).unwrap().issue("spiffe://elsewhere.example/ns/demo/sa/web").unwrap();
     refused_and_counted(&rig, Some(&elsewhere), "closed_peer_trust_domain");
     assert_eq!(knock(&rig, Some(&valid(&rig))), Ok(200));
 }
@@ -105,7 +105,7 @@ fn server_that_is_not_who_was_asked_for_gets_no_stream() {
     rig.mesh.publish().unwrap();
     rig.await_adopted();
     let listener = socket::listen(rig.netns("peer"), HBONE);
-    let impostor = Root::of(&rig.ca()).issue(&spiffe_id("somebody-else"));
+    let impostor = Root::of(&rig.ca()).unwrap().issue(&spiffe_id("somebody-else")).unwrap();
     let serving = thread::spawn(move || hbone::serve_once(&listener, &impostor));
     let outcome =
         socket::connect(rig.netns("web"), rig.address("peer", HTTP)).map(|mut s| socket::end_of(&mut s));

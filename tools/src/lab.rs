@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod agent;
 pub mod capture;
+pub mod certs;
 pub mod client;
 pub mod cores;
 pub mod http;

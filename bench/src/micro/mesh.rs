@@ -24,7 +24,7 @@ const POLICIES: usize = 100;
 
 pub(super) fn cases() -> Vec<Case> {
     let snapshot = Arc::new(mesh());
-    vec![route(&snapshot), policy(&snapshot), update(&snapshot), pool()]
+    vec![route(&snapshot), pod(&snapshot), policy(&snapshot), update(&snapshot), pool()]
 }
 
 fn ip(number: u32) -> IpAddr {
@@ -98,7 +98,22 @@ fn route(snapshot: &Arc<Snapshot>) -> Case {
         let route = resolve::resolve(&snapshot, &captured, u64::from(number) << 40);
         u64::from(matches!(route, resolve::Route::Hbone(_)))
     };
-    Case { name: "resolve, service of 20 endpoints", operations: 20_000, bytes: 0, run: Box::new(run) }
+    Case::new("resolve, service of 20 endpoints", 20_000, 0, run)
+}
+
+fn pod(snapshot: &Arc<Snapshot>) -> Case {
+    let (snapshot, source) = (snapshot.clone(), workload(1));
+    let mut number = 0;
+    let run = move || {
+        number = (number + 7) % WORKLOADS;
+        let captured = Captured {
+            source: &source,
+            client: SocketAddr::new(ip(1), 40_000),
+            destination: SocketAddr::new(ip(number), 8080),
+        };
+        u64::from(matches!(resolve::resolve(&snapshot, &captured, 0), resolve::Route::Hbone(_)))
+    };
+    Case::new("resolve, pod of 20 000", 20_000, 0, run)
 }
 
 fn policy(snapshot: &Arc<Snapshot>) -> Case {
@@ -113,7 +128,7 @@ fn policy(snapshot: &Arc<Snapshot>) -> Case {
         };
         u64::from(rbac::check(&snapshot, &connection).reason().is_none())
     };
-    Case { name: "rbac, 100 allow policies", operations: 5_000, bytes: 0, run: Box::new(run) }
+    Case::new("rbac, 100 allow policies", 5_000, 0, run)
 }
 
 fn update(snapshot: &Arc<Snapshot>) -> Case {
@@ -125,7 +140,7 @@ fn update(snapshot: &Arc<Snapshot>) -> Case {
         next.workloads.insert(Arc::new(workload(number)));
         next.workloads.len() as u64
     };
-    Case { name: "snapshot, replace 1 of 20 000", operations: 5_000, bytes: 0, run: Box::new(run) }
+    Case::new("snapshot, replace 1 of 20 000", 5_000, 0, run)
 }
 
 fn pool() -> Case {
@@ -149,5 +164,5 @@ fn pool() -> Case {
         }
         pool.tunnels() as u64
     };
-    Case { name: "pool, acquire and release", operations: 20_000, bytes: 0, run: Box::new(run) }
+    Case::new("pool, acquire and release", 20_000, 0, run)
 }

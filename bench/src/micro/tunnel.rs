@@ -1,8 +1,12 @@
 //! Cases of a tunnel: sealing and opening records, session frames, CONNECT with its header compression.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use halo_core::certificate::{Certificate, PrivateKey};
+use halo_core::h2::hpack::{Decoder, Encoder};
 use halo_core::hbone::{ConnectRequest, ConnectResponse, Event, HboneSession, SessionConfig, StreamId};
 use halo_core::id::Identity;
 use halo_core::limits::{DATA_PAYLOAD_MAX, Limits};
@@ -15,6 +19,8 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         seal("seal 64 KiB, own records", RecordsKind::Sealed, DATA_PAYLOAD_MAX, 500),
         seal("seal 1 KiB, own records", RecordsKind::Sealed, 1024, 20_000),
+        open("open 64 KiB, own records", RecordsKind::Sealed, DATA_PAYLOAD_MAX, 20),
+        open("open 1 KiB, own records", RecordsKind::Sealed, 1024, 500),
         round("seal and open 64 KiB, own records", RecordsKind::Sealed, DATA_PAYLOAD_MAX, 500),
         round("seal and open 64 KiB, rustls", RecordsKind::Rustls, DATA_PAYLOAD_MAX, 500),
         round("seal and open 1 KiB, own records", RecordsKind::Sealed, 1024, 10_000),
@@ -22,6 +28,8 @@ pub(super) fn cases() -> Vec<Case> {
         data("session, DATA of 1 KiB across", 1024, 20_000),
         data("session, DATA of 16 KiB across", 16 * 1024, 20_000),
         connect(),
+        encode(),
+        decode(),
     ]
 }
 
@@ -78,7 +86,7 @@ fn seal(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) ->
         client.seal(&[&header, &payload], &mut out).expect("sealing works");
         out.len() as u64
     };
-    Case { name, operations, bytes, run: Box::new(run) }
+    Case::new(name, operations, bytes, run)
 }
 
 fn round(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) -> Case {
@@ -88,19 +96,58 @@ fn round(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) -
     let run = move || {
         wire.clear();
         client.seal(&[&header, &payload], &mut wire).expect("sealing works");
-        let (mut used, mut opened) = (0, 0);
-        loop {
-            match server.open(&mut wire[used..]).expect("opening works") {
-                Opened::Data { consumed, plaintext } => {
-                    used += consumed;
-                    opened += plaintext.len();
-                }
-                Opened::Skipped { consumed } => used += consumed,
-                Opened::NeedInput | Opened::Closed { .. } => return opened as u64,
+        open_all(&mut server, &mut wire)
+    };
+    Case::new(name, operations, bytes, run)
+}
+
+/// Opens whole records; the bytes of their plaintext.
+fn open_all(records: &mut AnyRecords, wire: &mut [u8]) -> u64 {
+    let (mut used, mut opened) = (0, 0);
+    loop {
+        match records.open(&mut wire[used..]).expect("opening works") {
+            Opened::Data { consumed, plaintext } => {
+                used += consumed;
+                opened += plaintext.len() as u64;
             }
+            Opened::Skipped { consumed } => used += consumed,
+            Opened::NeedInput | Opened::Closed { .. } => return opened,
+        }
+    }
+}
+
+/// Records of a round, and how many bytes each message takes.
+#[derive(Default)]
+struct Sealed {
+    wire: Vec<u8>,
+    opened: usize,
+    messages: VecDeque<usize>,
+}
+
+/// Each record can be opened once and in order, so a round's records are sealed before it. They are few enough to stay
+/// in the processor's cache, as bytes that a socket has just delivered.
+fn open(name: &'static str, kind: RecordsKind, bytes: usize, operations: u32) -> Case {
+    let (mut client, mut server) = records(kind);
+    let (payload, header) = (vec![7; bytes], [0; 9]);
+    let sealed = Rc::new(RefCell::new(Sealed::default()));
+    let waiting = sealed.clone();
+    let prepare = move |operations| {
+        let sealed = &mut *sealed.borrow_mut();
+        sealed.wire.clear();
+        sealed.opened = 0;
+        for _ in 0..operations {
+            let from = sealed.wire.len();
+            client.seal(&[&header, &payload], &mut sealed.wire).expect("sealing works");
+            sealed.messages.push_back(sealed.wire.len() - from);
         }
     };
-    Case { name, operations, bytes, run: Box::new(run) }
+    let run = move || {
+        let sealed = &mut *waiting.borrow_mut();
+        let from = sealed.opened;
+        sealed.opened += sealed.messages.pop_front().expect("a round is prepared");
+        open_all(&mut server, &mut sealed.wire[from..sealed.opened])
+    };
+    Case::new(name, operations, bytes, run).prepared(prepare)
 }
 
 fn config() -> SessionConfig {
@@ -183,7 +230,7 @@ fn data(name: &'static str, bytes: usize, operations: u32) -> Case {
         pair.exchange();
         received as u64
     };
-    Case { name, operations, bytes, run: Box::new(run) }
+    Case::new(name, operations, bytes, run)
 }
 
 fn connect() -> Case {
@@ -198,5 +245,38 @@ fn connect() -> Case {
         while pair.client.receive(&mut input, 0).expect("the server behaves").is_some() {}
         u64::from(stream.0)
     };
-    Case { name: "session, CONNECT, answer and end", operations: 10_000, bytes: 0, run: Box::new(run) }
+    Case::new("session, CONNECT, answer and end", 10_000, 0, run)
+}
+
+/// The fields of a CONNECT request, encoded.
+fn encoded(encoder: &mut Encoder, request: &ConnectRequest, out: &mut Vec<u8>) {
+    encoder.begin(out);
+    encoder.field(out, ":method", "CONNECT");
+    encoder.field(out, ":authority", &request.authority);
+    for (name, value) in &request.headers {
+        encoder.field(out, name, value);
+    }
+}
+
+fn encode() -> Case {
+    let (mut encoder, request, mut out) = (Encoder::new(), request(), Vec::with_capacity(1024));
+    let run = move || {
+        out.clear();
+        encoded(&mut encoder, &request, &mut out);
+        out.len() as u64
+    };
+    Case::new("HPACK, encode a CONNECT", 20_000, 0, run)
+}
+
+fn decode() -> Case {
+    let (mut decoder, mut block) = (Decoder::new(), Vec::new());
+    encoded(&mut Encoder::new(), &request(), &mut block);
+    let run = move || {
+        let mut bytes = 0;
+        decoder
+            .decode(&block, |name, value| bytes += (name.len() + value.len()) as u64)
+            .expect("the block is sound");
+        bytes
+    };
+    Case::new("HPACK, decode a CONNECT", 20_000, 0, run)
 }

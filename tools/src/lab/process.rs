@@ -99,7 +99,7 @@ impl Process {
     }
 
     /// Takes the pipes of a piped process; only the first caller has them.
-    pub(super) fn pipes(&self) -> Result<(ChildStdin, ChildStdout)> {
+    pub fn pipes(&self) -> Result<(ChildStdin, ChildStdout)> {
         let mut child = self.child();
         let pipes = child.stdin.take().zip(child.stdout.take());
         pipes.ok_or_else(|| self.fault("its pipes are taken, or were not asked for"))

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::drive::{self, Manner};
-use crate::model::{Case, Outcome, Place, Report, Run};
+use crate::model::{Case, Outcome, Place, Report, Run, SubjectInfo};
 use crate::room::{Labs, Programs, Room};
 use crate::subject::peer::PeerOptions;
 use crate::subject::{self, Settings, Subject, envoy};
@@ -190,19 +190,20 @@ impl Bench {
             halo: halo.clone(),
             envoy: envoy.map_err(text)?,
         };
-        let mut subjects = subject::all(&settings, &peers);
-        let names: Vec<String> = subjects.iter().map(|subject| subject.info().name).collect();
-        if let Some(unknown) = options.subjects.iter().find(|name| !names.contains(name)) {
+        // Once: some must be started to say their version.
+        let all: Vec<_> = subject::all(&settings, &peers).into_iter().map(|one| (one.info(), one)).collect();
+        let names: Vec<&str> = all.iter().map(|(info, _)| info.name.as_str()).collect();
+        if let Some(unknown) = options.subjects.iter().find(|name| !names.contains(&name.as_str())) {
             return Err(format!("no subject is named {unknown}; there are {}", names.join(", ")));
         }
-        subjects.retain(|subject| wanted(&subject.info().name));
+        let wanted = all.into_iter().filter(|(info, _)| wanted(&info.name));
+        let (infos, subjects): (Vec<_>, Vec<_>) = wanted.unzip();
         let (rounds, seconds) = (options.rounds.unwrap_or_else(|| count(ROUNDS)), options.seconds);
         let (rounds, seconds) = (rounds.max(1), seconds.unwrap_or_else(|| of(SECONDS)));
         let mut about = about::about(options.workers.map(usize::from));
         (about.rounds, about.seconds) = (rounds, seconds);
         let many = options.many.map_or_else(|| count(MANY), usize::from);
         about.notes.push(format!("Cases with many pods have {many} clients and {many} servers."));
-        let infos = subjects.iter().map(|subject| subject.info()).collect();
         let report = Report { about, subjects: infos, cases: cases.clone() };
         let program = std::env::current_exe().map_err(text)?;
         Ok(Self { subjects, cases, rounds, seconds, many, halo, program, report })
@@ -230,11 +231,11 @@ impl Bench {
     /// Starts every subject at a place; those that do not start say why.
     fn open(&self, place: Place, labs: &Arc<Labs>, progress: &Progress) -> Vec<Result<Room, LabError>> {
         let programs = Programs { halo: &self.halo, bench: &self.program };
-        let open = |subject: &dyn Subject| {
-            progress.starting(place, &subject.info().title);
+        let open = |(subject, info): (&dyn Subject, &SubjectInfo)| {
+            progress.starting(place, &info.title);
             Room::open(subject, (place, self.many), labs, programs)
         };
-        self.subjects.iter().map(|subject| open(subject.as_ref())).collect()
+        self.subjects.iter().map(AsRef::as_ref).zip(&self.report.subjects).map(open).collect()
     }
 
     /// Runs a case in every subject, in an order that rotates.
@@ -243,7 +244,7 @@ impl Bench {
         for turn in 0..count {
             let at = (turn + round + index) % count;
             let case = &self.cases[index];
-            let info = self.subjects[at].info();
+            let info = self.report.subjects[at].clone();
             progress.running((round, self.rounds), &case.id, &info.title);
             let outcome = match (&rooms[at], self.subjects[at].unfit(&case.load)) {
                 (_, Some(why)) => Outcome::Skipped(why),

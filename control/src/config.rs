@@ -34,7 +34,8 @@ pub enum LocalSource {
 /// How many shards run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShardCount {
-    /// A quarter of the cores, and at least two.
+    /// A quarter of the cores, rounded up. One shard does the work of several threads that share; a second one on a
+    /// small machine costs more than it brings, because a peer's connections are spread over twice the tunnels.
     Auto,
     /// One for each core.
     EveryCore,
@@ -50,7 +51,7 @@ impl ShardCount {
     pub fn on(self, cores: usize) -> usize {
         let share = |percent: usize| (cores * percent).div_ceil(100);
         match self {
-            Self::Auto => share(25).max(2).min(cores.max(1)),
+            Self::Auto => share(25).max(1),
             Self::EveryCore => cores.max(1),
             Self::Count(count) => count.get() as usize,
             Self::Percent(percent) => share(percent.get() as usize).clamp(1, cores.max(1)),

@@ -77,7 +77,7 @@ variables! {
     "SECRET_TTL", "24h", "life of a workload certificate", |draft, text| draft.config.secret_ttl = duration_some(text)?;
     "HALO_CA_DIR", "none: a root in memory", "directory with the embedded authority's root, shared by the nodes",
         |draft, text| draft.config.ca_dir = Some(text.into());
-    "ZTUNNEL_WORKER_THREADS", "a quarter of the cores, at least 2", "shards: N, P%, or 0 for every core",
+    "ZTUNNEL_WORKER_THREADS", "a quarter of the cores", "shards: N, P%, or 0 for every core",
         |draft, text| draft.config.shards = shard_count(text)?;
     "HALO_CORES", "all of the process's cpuset", "cores that shards are pinned to, in turn: a list such as 0-3,6",
         |draft, text| draft.config.cores = Some(Cores::parse(text)?);

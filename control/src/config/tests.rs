@@ -100,7 +100,7 @@ fn the_number_of_shards_stays_within_the_cores() {
     {
         assert_eq!(read(&[("ZTUNNEL_WORKER_THREADS", text)]).unwrap().shards.on(cores), shards, "{text}");
     }
-    for (cores, shards) in [(1, 1), (2, 2), (4, 2), (16, 4), (18, 5)] {
+    for (cores, shards) in [(1, 1), (2, 1), (4, 1), (5, 2), (16, 4), (18, 5)] {
         assert_eq!(ShardCount::Auto.on(cores), shards, "{cores} cores");
     }
 }

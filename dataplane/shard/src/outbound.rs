@@ -35,7 +35,7 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// Takes a captured connection to its destination and relays it.
 pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
-    let destination = socket.original_destination();
+    let destination = socket.original_destination(client);
     let subject = Subject::new(&pod, Direction::Outbound, client, destination.as_ref().ok().copied());
     let Ok(destination) = destination else {
         return plaintext::refuse(&shard, &socket, subject, Reason::LocalSocket);

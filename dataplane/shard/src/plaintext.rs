@@ -21,7 +21,7 @@ use crate::stats::Phase;
 
 /// Takes a captured plain connection to the application, if policy lets it.
 pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
-    let destination = socket.original_destination();
+    let destination = socket.original_destination(client);
     let subject = Subject::new(&pod, Direction::Inbound, client, destination.as_ref().ok().copied());
     let opened = match destination {
         Ok(destination) => open(&shard, &pod, client, destination).await.map(|app| (destination, app)),

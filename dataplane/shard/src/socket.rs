@@ -12,7 +12,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_core::net::canonical;
+use halo_core::net::{OUTBOUND_PORT, canonical};
 use monoio::buf::{IoBuf, SliceMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::{TcpListener, TcpStream};
@@ -140,7 +140,9 @@ fn listening(address: SocketAddr, options: &SocketOptions) -> io::Result<RawSock
     // Accepted sockets answer from addresses that are not the pod's. One kernel flag serves both families.
     socket.set_ip_transparent_v4(true)?;
     options.apply(&socket)?;
-    options.apply_local(&socket);
+    if address.port() == OUTBOUND_PORT {
+        options.apply_local(&socket);
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(!ring::is_uring())?;
@@ -181,14 +183,15 @@ impl Socket {
     }
 
     /// The address that the peer connected to, before any redirect: SO_ORIGINAL_DST, else the local address.
-    pub(crate) fn original_destination(&self) -> io::Result<SocketAddr> {
+    ///
+    /// `peer` is the connection's client, whose family is the connection's.
+    pub(crate) fn original_destination(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
         self.closer.with(|socket| {
-            let local = address(socket.local_addr()?)?;
-            let original = match local {
+            let original = match peer {
                 SocketAddr::V4(_) => socket.original_dst_v4(),
                 SocketAddr::V6(_) => socket.original_dst_v6(),
             };
-            original.and_then(address).or(Ok(local))
+            original.and_then(address).or_else(|_| address(socket.local_addr()?))
         })
     }
 
@@ -338,35 +341,35 @@ impl Dial<'_> {
             if let Some(error) = socket.take_error()? {
                 return Err(error);
             }
-            socket.set_nonblocking(!ring::is_uring())
+            if ring::is_uring() { set_blocking(socket) } else { Ok(()) }
         })?;
         Ok(connected)
     }
 
     fn socket(&self, destination: SocketAddr) -> io::Result<RawSocket> {
-        let socket = RawSocket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = RawSocket::new(Domain::for_address(destination), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         self.options.apply(&socket)?;
         if self.local {
             self.options.apply_local(&socket);
         }
         if let Some(source) = self.source.filter(|source| source.is_ipv4() == destination.is_ipv4()) {
             match source {
-                IpAddr::V4(_) => {
-                    socket.set_ip_transparent_v4(true)?;
-                    socket.set_freebind_v4(true)?;
-                }
-                IpAddr::V6(_) => {
-                    socket.set_ip_transparent_v6(true)?;
-                    socket.set_freebind_v6(true)?;
-                }
+                // Binding to an address that is not the pod's needs no IP_FREEBIND besides (inet_can_nonlocal_bind).
+                IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+                IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
             }
             // The port is chosen at connect, per four-tuple, so one client address is not limited to 28 000 ports.
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
-        socket.set_nonblocking(true)?;
         Ok(socket)
     }
+}
+
+/// Makes a socket of ours blocking. Its one flag is O_NONBLOCK, so none need be read first.
+fn set_blocking(socket: &RawSocket) -> io::Result<()> {
+    nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
+    Ok(())
 }
 
 /// Whether a failure to connect is this host's: a limit on descriptors, ports or memory, or a missing capability.

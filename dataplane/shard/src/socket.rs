@@ -347,7 +347,11 @@ impl Dial<'_> {
     }
 
     fn socket(&self, destination: SocketAddr) -> io::Result<RawSocket> {
-        let socket = RawSocket::new(Domain::for_address(destination), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket = RawSocket::new(
+            Domain::for_address(destination),
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
         self.options.apply(&socket)?;
         if self.local {
             self.options.apply_local(&socket);

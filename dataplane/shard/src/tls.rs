@@ -12,6 +12,7 @@ mod connection;
 mod error;
 mod handshake;
 mod messages;
+mod recent;
 mod records;
 mod sealed;
 mod unbuffered;

@@ -15,6 +15,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::error::TlsError;
+use super::recent::{self, RootsId};
 use super::verify::{ClientVerifier, ServerVerifier};
 
 /// The one application protocol of a tunnel (RFC 7540, section 3.3).
@@ -26,8 +27,14 @@ pub struct TlsConfig {
     identity: Identity,
     client: ClientConfig,
     server: Arc<ServerConfig>,
-    roots: Arc<RootCertStore>,
+    roots: Trust,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// The roots that peers' chains must lead to.
+struct Trust {
+    store: Arc<RootCertStore>,
+    id: RootsId,
 }
 
 impl fmt::Debug for TlsConfig {
@@ -49,7 +56,10 @@ impl TlsConfig {
     pub fn with_clock(certificate: &Certificate, clock: Arc<dyn TimeProvider>) -> Result<Self, TlsError> {
         let provider = Arc::new(provider());
         let algorithms = provider.signature_verification_algorithms;
-        let roots = Arc::new(roots(certificate)?);
+        let roots = Trust {
+            id: recent::roots_id(certificate.roots.iter().map(Vec::as_slice)),
+            store: Arc::new(roots(certificate)?),
+        };
         let client = client(certificate, &provider, &roots, clock.clone())?;
         let server = server(certificate, &provider, &roots, clock)?;
         let identity = certificate.identity.clone();
@@ -64,7 +74,12 @@ impl TlsConfig {
     /// The client's configuration for a server that must be one of `accepted`.
     pub(super) fn client(&self, accepted: Arc<[Identity]>) -> Arc<ClientConfig> {
         let mut config = self.client.clone();
-        let verifier = ServerVerifier { roots: self.roots.clone(), algorithms: self.algorithms, accepted };
+        let verifier = ServerVerifier {
+            roots: self.roots.store.clone(),
+            roots_id: self.roots.id,
+            algorithms: self.algorithms,
+            accepted,
+        };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         Arc::new(config)
     }
@@ -98,12 +113,13 @@ fn chain_and_key(certificate: &Certificate) -> (Vec<CertificateDer<'static>>, Pr
 fn client(
     certificate: &Certificate,
     provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
+    roots: &Trust,
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, TlsError> {
     // Each handshake brings its own list of identities; this configuration alone accepts nobody.
     let verifier = ServerVerifier {
-        roots: roots.clone(),
+        roots: roots.store.clone(),
+        roots_id: roots.id,
         algorithms: provider.signature_verification_algorithms,
         accepted: Arc::new([]),
     };
@@ -125,13 +141,14 @@ fn client(
 fn server(
     certificate: &Certificate,
     provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
+    roots: &Trust,
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ServerConfig, TlsError> {
     let verifier = ClientVerifier {
-        chain: WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        chain: WebPkiClientVerifier::builder_with_provider(roots.store.clone(), provider.clone())
             .build()
             .map_err(|_| TlsError::OwnCertificate)?,
+        roots_id: roots.id,
         trust_domain: certificate.identity.trust_domain.clone(),
     };
     let (chain, key) = chain_and_key(certificate);

@@ -19,6 +19,7 @@ use rustls::{
 };
 
 use super::error::{CertificateFault, TlsError};
+use super::recent::{Chain, Role, RootsId};
 
 /// The workload identities in a certificate's URI SANs, in their order. Other URIs are passed over.
 pub(super) fn identities(leaf: &CertificateDer<'_>) -> Result<Vec<Identity>, TlsError> {
@@ -63,6 +64,7 @@ fn refuse(verdict: TlsError) -> Error {
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     pub(super) roots: Arc<RootCertStore>,
+    pub(super) roots_id: RootsId,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
     pub(super) accepted: Arc<[Identity]>,
 }
@@ -76,9 +78,11 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        let algorithms = self.algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        Chain::new(&self.roots_id, Role::Server, leaf, intermediates).verified(now, || {
+            let parsed = ParsedCertificate::try_from(leaf)?;
+            let algorithms = self.algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)
+        })?;
         identities(leaf).and_then(|presented| check_accepted(&presented, &self.accepted)).map_err(refuse)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -111,6 +115,7 @@ impl ServerCertVerifier for ServerVerifier {
 pub(super) struct ClientVerifier {
     /// Checks chain, validity, usage and signatures.
     pub(super) chain: Arc<dyn ClientCertVerifier>,
+    pub(super) roots_id: RootsId,
     pub(super) trust_domain: Arc<str>,
 }
 
@@ -131,11 +136,12 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
+        Chain::new(&self.roots_id, Role::Client, leaf, intermediates)
+            .verified(now, || self.chain.verify_client_cert(leaf, intermediates, now).map(drop))?;
         identities(leaf)
             .and_then(|presented| check_trust_domain(&presented, &self.trust_domain))
             .map_err(refuse)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -13,15 +13,10 @@ use halo::lab::process::{Process, Spec};
 use halo::lab::topology::Pod;
 use halo::lab::{Lab, LabError, Result};
 
-use super::{Answer, Measured, Order, Work};
+use super::{Answer, Measured, Order};
 
 /// A server that does not listen by then is broken.
 const LISTEN_MAX: Duration = Duration::from_secs(15);
-/// A client that has not prepared a load by then is broken: it gives up by itself well before.
-const PREPARE_MAX: Duration = Duration::from_secs(45);
-/// What a measurement, or the end of a load, may take besides its own length.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
-
 /// A server that runs in a pod, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -106,12 +101,6 @@ impl Client {
         self.talk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the connections of a load and lets it run. A load that fails is an error with the client's words.
-    pub(crate) fn prepare(&self, work: Work) -> Result<()> {
-        self.send(&Order::Prepare(work))?;
-        self.ready(PREPARE_MAX)
-    }
-
     /// Waits up to `limit` for the answer to [`Order::Measure`].
     pub(crate) fn measured(&self, limit: Duration) -> Result<Measured> {
         match self.receive(limit)? {
@@ -119,12 +108,6 @@ impl Client {
             Answer::Failed(problem) => Err(fault(&self.process, problem)),
             other @ Answer::Ready => Err(fault(&self.process, format!("answered {other:?}"))),
         }
-    }
-
-    /// Ends the load; its connections are closed when this returns.
-    pub(crate) fn finish(&self) -> Result<()> {
-        self.send(&Order::Finish)?;
-        self.ready(SILENCE_MAX)
     }
 
     /// Waits up to `limit` for the answer to [`Order::Prepare`] or [`Order::Finish`].

@@ -116,7 +116,7 @@ impl Carrier for Sidecars {
 /// There is none, with the flags that help, or it cannot be installed.
 pub(crate) fn find(path: Option<&Path>, install: bool) -> Result<PathBuf> {
     if let Some(path) = path {
-        let lacking = || fault(format!("there is no program at {}", path.display()));
+        let lacking = || fault(format!("there is no program at {}; correct --envoy PATH", path.display()));
         return if path.is_file() { Ok(path.to_owned()) } else { Err(lacking()) };
     }
     let directory = programs::workspace().join(DIRECTORY);

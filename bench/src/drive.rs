@@ -158,13 +158,15 @@ fn missing(what: &str) -> LabError {
 }
 
 /// Prepares, warms up, measures and ends what the clients of a fleet do. Whatever fails, every client is told to end,
-/// so that the next load finds the room at rest.
+/// so that the next load finds the room at rest. That a proxy has ended explains more than what its clients say, and it
+/// spends nothing any more, so it fails the run in any case.
 fn measure(room: &Room, fleet: &[(&Client, Work)], manner: Manner) -> Result<Figures> {
+    room.ensure_running()?;
     let prepared = all(fleet, |work| Order::Prepare(work.clone()));
     let measured = prepared.and_then(|()| measured(room, fleet, manner));
     let finished = all(fleet, |_| Order::Finish);
-    let figures = measured?;
-    finished.and_then(|()| room.ensure_running()).map(|()| figures)
+    room.ensure_running()?;
+    measured.and_then(|figures| finished.map(|()| figures))
 }
 
 /// Gives every client an order, all at once, and waits for every answer; the first error.

@@ -5,36 +5,34 @@
 //! all of them, and ratios are made between runs that are close in time.
 
 mod about;
+mod preflight;
 mod progress;
+mod record;
+mod rounds;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use halo::lab::LabError;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use crate::drive::{self, Manner};
-use crate::model::{Case, Outcome, Place, Report, Run, SubjectInfo};
-use crate::room::{Labs, Programs, Room};
+use crate::model::Case;
+use crate::room::Labs;
 use crate::subject::peer::PeerOptions;
-use crate::subject::{self, Settings, Subject, envoy};
 use crate::{plan, report};
 use progress::Progress;
+use record::Ended;
+use rounds::Bench;
 
 /// Exit code after Ctrl-C, as shells expect it.
 const INTERRUPTED: u8 = 130;
-/// Descriptors that the processes may want: two for each idle connection, and some.
-const DESCRIPTORS: u64 = 65_536;
-/// Length of one measurement of the quick comparison, and of the full one, seconds.
-const SECONDS: (f64, f64) = (0.8, 2.0);
-/// Rounds of the quick comparison, and of the full one.
-const ROUNDS: (usize, usize) = (2, 5);
-/// Clients, and servers, where there are many: of the quick comparison, and of the full one.
-const MANY: (usize, usize) = (4, 50);
+/// How long a run may take to notice that everything is taken away.
+const END_MAX: Duration = Duration::from_secs(30);
 
 /// What to compare, and how.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,12 +41,12 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     /// Rounds; every case runs once a round in every subject
-    #[arg(long)]
-    rounds: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
     /// Length of one measurement, seconds
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
-    /// Only cases whose name contains one of these, separated by commas
+    /// Only cases with one of these names, or with one of these in their names, separated by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only these subjects, separated by commas, such as `no-mesh,halo`
@@ -108,172 +106,114 @@ fn compare(options: &Options, progress: &Arc<Progress>) -> Result<ExitCode, Stri
         progress.list(&cases);
         return Ok(ExitCode::SUCCESS);
     }
-    let baseline = options.baseline.as_deref().map(report::json::load).transpose().map_err(text)?;
-    let bench = Bench::new(options, cases)?;
-    let labs = Arc::new(Labs::default());
-    let finished = wait(bench, &labs, progress).map_err(text)?;
-    labs.clean_up();
-    let Some(report) = finished else { return Ok(ExitCode::from(INTERRUPTED)) };
-    let report = report?;
-    let written = report::write(&report, &options.out).map_err(text)?;
-    progress.results(&report, baseline.as_ref(), &written);
-    let failed = report.cases.iter().flat_map(|case| &case.runs);
-    let failed = failed.filter(|run| matches!(run.outcome, Outcome::Failed(_))).count();
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let peers = PeerOptions::parse(&options.peers, &options.peer_variables).map_err(text)?;
+    preflight::subjects(&options.subjects, &peers)?;
+    let baseline = preflight::baseline(options.baseline.as_deref())?;
+    preflight::machine()?;
+    preflight::output(&options.out)?;
+    let (bench, labs) = (Bench::new(options, cases, &peers)?, Arc::new(Labs::default()));
+    let record = bench.record();
+    let ended = wait(bench, &labs, progress).map_err(text)?;
+    labs.shut();
+    let report = record.finish(ended);
+    if record::runs(&report) == 0 {
+        progress.refuse("nothing was measured; an earlier report is left as it is");
+    } else {
+        // The tables come first: they are there even where the disk has become full.
+        progress.results(&report, baseline.as_ref());
+        progress.written(&report::write(&report, &options.out).map_err(text)?);
+    }
+    Ok(match ended {
+        Ended::Done if !record::has_failed(&report) => ExitCode::SUCCESS,
+        Ended::Done | Ended::Defect => ExitCode::FAILURE,
+        Ended::Interrupted => ExitCode::from(INTERRUPTED),
+    })
 }
 
 fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
+/// The cases that are wanted: those with exactly that name, or else all whose names contain it.
 fn cases(options: &Options) -> Result<Vec<Case>, String> {
     let mut cases = plan::cases(options.quick);
-    if !options.only.is_empty() {
-        cases.retain(|case| options.only.iter().any(|part| case.id.contains(part.as_str())));
+    let mut wanted = BTreeSet::new();
+    for part in &options.only {
+        let is_whole = cases.iter().any(|case| case.id == *part);
+        let fits = |id: &&String| if is_whole { *id == part } else { id.contains(part) };
+        let found: Vec<_> = cases.iter().map(|case| &case.id).filter(fits).cloned().collect();
+        if found.is_empty() {
+            return Err(format!("no case is named like {part}; --list names them"));
+        }
+        wanted.extend(found);
     }
-    if cases.is_empty() {
-        return Err(format!("no case is named like {:?}; --list names them", options.only));
-    }
+    cases.retain(|case| wanted.is_empty() || wanted.contains(&case.id));
     Ok(cases)
 }
 
-/// Runs on a thread of its own, while this one waits for it or for a signal; `None` after a signal.
-fn wait(
-    bench: Bench,
-    labs: &Arc<Labs>,
-    progress: &Arc<Progress>,
-) -> std::io::Result<Option<Result<Report, String>>> {
+/// Runs on a thread of its own, while this one waits for it or for a signal. After a signal everything is taken away,
+/// on which whatever runs fails at once, and is not recorded.
+fn wait(bench: Bench, labs: &Arc<Labs>, progress: &Arc<Progress>) -> std::io::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let (done, finished) = oneshot::channel();
-        let (labs, progress) = (labs.clone(), progress.clone());
+        let (done, mut finished) = oneshot::channel();
+        let (rooms, said) = (labs.clone(), progress.clone());
         thread::Builder::new().name("rounds".into()).spawn(move || {
-            // Nobody waits any more after a signal.
-            let _ = done.send(bench.run(&labs, &progress));
+            bench.run(&rooms, &said);
+            // Nobody may wait any more after a signal.
+            let _ = done.send(());
         })?;
-        let failed = || Some(Err("the comparison failed by a defect of its own".to_owned()));
         tokio::select! {
-            report = finished => Ok(report.map_or_else(|_| failed(), Some)),
-            _ = interrupt.recv() => Ok(None),
-            _ = terminate.recv() => Ok(None),
+            finished = &mut finished => return Ok(if finished.is_ok() { Ended::Done } else { Ended::Defect }),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+        progress.interrupted();
+        labs.shut();
+        tokio::select! {
+            _ = timeout(END_MAX, finished) => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(Ended::Interrupted)
     })
 }
 
-/// A comparison that is ready to run.
-struct Bench {
-    subjects: Vec<Box<dyn Subject>>,
-    cases: Vec<Case>,
-    rounds: usize,
-    seconds: f64,
-    many: usize,
-    halo: PathBuf,
-    program: PathBuf,
-    report: Report,
-}
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
 
-impl Bench {
-    fn new(options: &Options, cases: Vec<Case>) -> Result<Self, String> {
-        raise_descriptors()?;
-        let of = |(quick, full): (f64, f64)| if options.quick { quick } else { full };
-        let count = |(quick, full): (usize, usize)| if options.quick { quick } else { full };
-        let wanted = |name: &str| options.subjects.is_empty() || options.subjects.iter().any(|s| s == name);
-        let peers = PeerOptions::parse(&options.peers, &options.peer_variables).map_err(text)?;
-        let sidecars = wanted("envoy-tcp") || wanted("envoy-http");
-        let envoy =
-            sidecars.then(|| envoy::find(options.envoy.as_deref(), options.install_envoy)).transpose();
-        let halo = subject::halo_binary().map_err(text)?;
-        let settings = Settings {
-            workers: options.workers.map(usize::from),
-            halo: halo.clone(),
-            envoy: envoy.map_err(text)?,
-        };
-        // Once: some must be started to say their version.
-        let all: Vec<_> = subject::all(&settings, &peers).into_iter().map(|one| (one.info(), one)).collect();
-        let names: Vec<&str> = all.iter().map(|(info, _)| info.name.as_str()).collect();
-        if let Some(unknown) = options.subjects.iter().find(|name| !names.contains(&name.as_str())) {
-            return Err(format!("no subject is named {unknown}; there are {}", names.join(", ")));
-        }
-        let wanted = all.into_iter().filter(|(info, _)| wanted(&info.name));
-        let (infos, subjects): (Vec<_>, Vec<_>) = wanted.unzip();
-        let (rounds, seconds) = (options.rounds.unwrap_or_else(|| count(ROUNDS)), options.seconds);
-        let (rounds, seconds) = (rounds.max(1), seconds.unwrap_or_else(|| of(SECONDS)));
-        let mut about = about::about(options.workers.map(usize::from));
-        (about.rounds, about.seconds) = (rounds, seconds);
-        let many = options.many.map_or_else(|| count(MANY), usize::from);
-        about.notes.push(format!("Cases with many pods have {many} clients and {many} servers."));
-        let report = Report { about, subjects: infos, cases: cases.clone() };
-        let program = std::env::current_exe().map_err(text)?;
-        Ok(Self { subjects, cases, rounds, seconds, many, halo, program, report })
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
     }
 
-    fn run(mut self, labs: &Arc<Labs>, progress: &Progress) -> Result<Report, String> {
-        let mut places: Vec<Place> = self.cases.iter().map(|case| case.place).collect();
-        places.dedup();
-        let one: f64 = self.cases.iter().map(|case| plan::seconds(&case.load, self.seconds)).sum();
-        progress.begin(one * (self.rounds * self.subjects.len()) as f64);
-        for round in 0..self.rounds {
-            for place in &places {
-                let rooms = self.open(*place, labs, progress);
-                for index in 0..self.cases.len() {
-                    if self.cases[index].place == *place {
-                        self.case(index, &rooms, round, progress);
-                    }
-                }
-            }
-        }
-        progress.end();
-        Ok(self.report)
+    fn named(only: &[&str]) -> Result<Vec<String>, String> {
+        let arguments = ["compare"].into_iter().chain(only.iter().flat_map(|only| ["--only", only]));
+        let options = Line::try_parse_from(arguments).unwrap().options;
+        Ok(cases(&options)?.into_iter().map(|case| case.id).collect())
     }
 
-    /// Starts every subject at a place; those that do not start say why.
-    fn open(&self, place: Place, labs: &Arc<Labs>, progress: &Progress) -> Vec<Result<Room, LabError>> {
-        let programs = Programs { halo: &self.halo, bench: &self.program };
-        let open = |(subject, info): (&dyn Subject, &SubjectInfo)| {
-            progress.starting(place, &info.title);
-            Room::open(subject, (place, self.many), labs, programs)
-        };
-        self.subjects.iter().map(AsRef::as_ref).zip(&self.report.subjects).map(open).collect()
+    #[test]
+    fn a_whole_name_is_that_case_alone_and_a_part_all_that_have_it() {
+        assert_eq!(named(&[]).unwrap().len(), plan::cases(false).len());
+        assert_eq!(named(&["two-nodes/requests-1KiB-1"]).unwrap(), ["two-nodes/requests-1KiB-1"]);
+        assert_eq!(named(&["requests-1KiB-1"]).unwrap().len(), 2);
+        assert_eq!(named(&["churn,cold"]).unwrap(), ["many-pods/cold", "many-pods/churn"]);
+        assert!(named(&["churn,nothing"]).unwrap_err().contains("nothing"));
     }
 
-    /// Runs a case in every subject, in an order that rotates.
-    fn case(&mut self, index: usize, rooms: &[Result<Room, LabError>], round: usize, progress: &Progress) {
-        let count = rooms.len();
-        for turn in 0..count {
-            let at = (turn + round + index) % count;
-            let case = &self.cases[index];
-            let info = self.report.subjects[at].clone();
-            progress.running((round, self.rounds), &case.id, &info.title);
-            let outcome = match (&rooms[at], self.subjects[at].unfit(&case.load)) {
-                (_, Some(why)) => Outcome::Skipped(why),
-                (Err(error), _) => Outcome::Failed(format!("it did not start: {error}")),
-                (Ok(room), None) => {
-                    let system_calls = round == 0 && case.place != Place::ManyPods;
-                    let manner = Manner { seconds: self.seconds, system_calls };
-                    match drive::run(room, &case.load, manner) {
-                        Ok(figures) => Outcome::Done(Box::new(figures)),
-                        Err(error) => Outcome::Failed(error.to_string()),
-                    }
-                }
-            };
-            progress.ran(plan::seconds(&case.load, self.seconds), &case.id, &info.name, &outcome);
-            self.report.cases[index].runs.push(Run { subject: info.name, round, outcome });
+    #[test]
+    fn lengths_and_counts_that_make_no_sense_are_refused() {
+        for wrong in
+            [["--seconds", "NaN"], ["--seconds", "0"], ["--rounds", "0"], ["--workers", "0"], ["--many", "1"]]
+        {
+            assert!(Line::try_parse_from(["compare"].into_iter().chain(wrong)).is_err(), "{wrong:?}");
         }
     }
-}
-
-/// Raises the limit on open descriptors, which every process that we start inherits.
-fn raise_descriptors() -> Result<(), String> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(text)?;
-    let wanted = hard.max(DESCRIPTORS);
-    if soft >= DESCRIPTORS {
-        return Ok(());
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).or_else(|_| {
-        // Without CAP_SYS_RESOURCE what is allowed must do.
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-            .map_err(|error| format!("raise the descriptor limit: {error}"))
-    })
 }

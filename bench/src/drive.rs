@@ -10,9 +10,9 @@ use crate::model::{Figures, Load, Way};
 use crate::plan::RATE_CONNECTIONS;
 use crate::pod::remote::Client;
 use crate::pod::tally::{latency, merge};
-use crate::pod::{Answer, Measured, Order, Work};
-use crate::room::Room;
-use crate::usage::SystemCalls;
+use crate::pod::{Measured, Order, Work};
+use crate::room::{Room, pids};
+use crate::usage::{Reading, SystemCalls};
 
 /// Part of a measurement's length that a load runs before it is measured.
 const WARM: f64 = 0.3;
@@ -22,6 +22,8 @@ const COUNTED: f64 = 0.4;
 const ANSWER_MAX: Duration = Duration::from_secs(45);
 /// Rest of the proxies before their memory at rest is looked at, seconds.
 const REST: f64 = 0.5;
+/// In as many seconds a noisy neighbour must have moved something.
+const NOISE: f64 = 0.5;
 /// Size of the messages beside which something else goes on.
 const MESSAGE: usize = 1024;
 
@@ -89,15 +91,18 @@ fn works(room: &Room, load: &Load) -> Vec<Work> {
         .collect()
 }
 
-/// Two neighbours on the same nodes: one is measured, the other moves bulk.
+/// Two neighbours on the same nodes: the requests of one are measured, while the other moves bulk. The bytes are those of
+/// both.
 fn noisy(room: &Room, (per_second, streams): (u32, usize), manner: Manner) -> Result<Figures> {
     let (Some(neighbour), Some(target)) = (room.clients.get(1), room.raw().get(1).copied()) else {
         return Err(missing("a second pair of pods"));
     };
-    neighbour.prepare(Work::Bulk { targets: vec![target], way: Way::Up, streams })?;
-    let measured = measure(room, &[steady(room, per_second)?], manner);
-    neighbour.finish()?;
-    measured
+    let noise = Work::Bulk { targets: vec![target], way: Way::Up, streams };
+    let figures = measure(room, &[steady(room, per_second)?, (neighbour, noise)], manner)?;
+    let requests = 2 * MESSAGE as u64 * figures.operations;
+    // Without noise nothing is shown. A moment may pass without any.
+    let told = figures.bytes > requests || manner.seconds < NOISE;
+    if told { Ok(figures) } else { Err(missing("bytes of the noisy neighbour")) }
 }
 
 /// One pair is measured while the other servers leave the mesh and come back, one after another.
@@ -105,24 +110,36 @@ fn churn(room: &Room, per_second: u32, manner: Manner) -> Result<Figures> {
     let (over, cycles) = (AtomicBool::new(false), AtomicU64::new(0));
     let names = room.server_names();
     let fleet = [steady(room, per_second)?];
-    thread::scope(|scope| {
-        let come_and_go = || -> Result<()> {
-            for name in names.iter().skip(1).cycle() {
-                if over.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                room.cycle(name)?;
-                cycles.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(5));
+    let come_and_go = || -> Result<()> {
+        for name in names.iter().skip(1).cycle() {
+            if over.load(Ordering::Relaxed) {
+                return Ok(());
             }
-            Ok(())
-        };
+            room.cycle(name)?;
+            cycles.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    };
+    let measured = thread::scope(|scope| {
         let churning = scope.spawn(come_and_go);
-        let measured = measure(room, &fleet, manner);
-        over.store(true, Ordering::Relaxed);
-        churning.join().unwrap_or_else(|_| Err(missing("the thread that moves pods")))?;
-        measured
-    })
+        let measured = {
+            let _over = Over(&over);
+            measure(room, &fleet, manner)
+        };
+        let churned = churning.join().unwrap_or_else(|_| Err(missing("the thread that moves pods")));
+        measured.and_then(|figures| churned.map(|()| figures))
+    })?;
+    if cycles.load(Ordering::Relaxed) == 0 { Err(missing("pods that come and go")) } else { Ok(measured) }
+}
+
+/// Says that something is over when it is dropped, be it by a panic, for which the other thread would wait for ever.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The pair that is measured beside something else.
@@ -140,28 +157,25 @@ fn missing(what: &str) -> LabError {
     LabError::Process { process: "the benchmark".into(), problem: format!("{what} are missing") }
 }
 
-/// Prepares, warms up, measures and ends what the clients of a fleet do.
+/// Prepares, warms up, measures and ends what the clients of a fleet do. Whatever fails, every client is told to end,
+/// so that the next load finds the room at rest. That a proxy has ended explains more than what its clients say, and it
+/// spends nothing any more, so it fails the run in any case.
 fn measure(room: &Room, fleet: &[(&Client, Work)], manner: Manner) -> Result<Figures> {
-    for (client, work) in fleet {
-        client.send(&Order::Prepare(work.clone()))?;
-    }
-    let prepared: Vec<_> = fleet.iter().map(|(client, _)| ready(client)).collect();
-    let result = prepared.into_iter().collect::<Result<()>>().and_then(|()| measured(room, fleet, manner));
-    for (client, _) in fleet {
-        client.send(&Order::Finish)?;
-    }
-    let finished: Vec<_> = fleet.iter().map(|(client, _)| ready(client)).collect();
-    finished.into_iter().collect::<Result<()>>()?;
-    result
+    room.ensure_running()?;
+    let prepared = all(fleet, |work| Order::Prepare(work.clone()));
+    let measured = prepared.and_then(|()| measured(room, fleet, manner));
+    let finished = all(fleet, |_| Order::Finish);
+    room.ensure_running()?;
+    measured.and_then(|figures| finished.map(|()| figures))
 }
 
-fn ready(client: &Client) -> Result<()> {
-    match client.receive(ANSWER_MAX)? {
-        Answer::Ready => Ok(()),
-        other => {
-            Err(LabError::Process { process: client.process.name().into(), problem: format!("{other:?}") })
-        }
-    }
+/// Gives every client an order, all at once, and waits for every answer; the first error.
+fn all(fleet: &[(&Client, Work)], order: impl Fn(&Work) -> Order) -> Result<()> {
+    let sent: Vec<_> = fleet.iter().map(|(client, work)| client.send(&order(work))).collect();
+    let answer =
+        |((client, _), sent): (&(&Client, Work), Result<()>)| sent.and_then(|()| client.ready(ANSWER_MAX));
+    let answers: Vec<_> = fleet.iter().zip(sent).map(answer).collect();
+    answers.into_iter().collect()
 }
 
 fn measured(room: &Room, fleet: &[(&Client, Work)], manner: Manner) -> Result<Figures> {
@@ -171,10 +185,15 @@ fn measured(room: &Room, fleet: &[(&Client, Work)], manner: Manner) -> Result<Fi
     if !visits && !idle {
         thread::sleep(Duration::from_secs_f64(manner.seconds * WARM));
     }
-    let (before, begin) = (room.look(), Instant::now());
+    // To tell its operations costs a proxy CPU time, hence outside of where that is taken, and memory, which is what
+    // idle connections are about.
+    let operations = || if idle { Vec::new() } else { room.operations() };
+    let (told, before, begin) = (operations(), room.look(), Instant::now());
     let total = collect(fleet, seconds)?;
     let elapsed = begin.elapsed().as_secs_f64();
-    let (proxies, clients, servers) = before.since();
+    // Visits are all that happens, and some of what they cost comes after them.
+    let steady_s = (!visits && !idle).then_some(total.seconds);
+    let (proxies, clients, servers) = before.since(steady_s);
     let mut figures = Figures {
         seconds: if total.seconds > 0.0 { total.seconds } else { elapsed },
         operations: total.operations,
@@ -186,6 +205,9 @@ fn measured(room: &Room, fleet: &[(&Client, Work)], manner: Manner) -> Result<Fi
         clients,
         servers,
     };
+    for (spent, pair) in figures.proxies.iter_mut().zip(told.into_iter().zip(operations())) {
+        spent.ring_operations = since(pair, steady_s).map(|count| count.round() as u64);
+    }
     if manner.system_calls && !idle {
         count_system_calls(room, fleet, &mut figures)?;
     }
@@ -194,36 +216,38 @@ fn measured(room: &Room, fleet: &[(&Client, Work)], manner: Manner) -> Result<Fi
 
 /// Counts system calls in a window of its own, and scales them to what was done in the measured one.
 fn count_system_calls(room: &Room, fleet: &[(&Client, Work)], figures: &mut Figures) -> Result<()> {
-    let counters: Vec<_> = room.proxies().iter().map(|process| SystemCalls::count(process.pid())).collect();
-    if counters.iter().all(Option::is_none) {
-        return Ok(());
-    }
-    let begin = Instant::now();
+    let Some(mut calls) = SystemCalls::count(&pids(&room.proxies())) else { return Ok(()) };
+    let before = calls.read();
     let total = collect(fleet, COUNTED)?;
-    let counted: Vec<_> = counters.into_iter().map(|counter| counter.and_then(SystemCalls::finish)).collect();
-    // The counters run a little longer than the window.
-    let inside = COUNTED / begin.elapsed().as_secs_f64().max(COUNTED);
-    let done = |operations: u64, bytes: u64| if operations > 0 { operations } else { bytes };
+    let counted = before.into_iter().zip(calls.read());
+    let done = |operations: u64, bytes: u64| if operations > 0 { operations } else { bytes } as f64;
     let (then, now) = (done(total.operations, total.bytes), done(figures.operations, figures.bytes));
-    if then == 0 {
+    if then == 0.0 {
         return Ok(());
     }
-    for (spent, calls) in figures.proxies.iter_mut().zip(counted) {
-        spent.system_calls = calls.map(|calls| (calls as f64 * inside * now as f64 / then as f64) as u64);
+    for (spent, pair) in figures.proxies.iter_mut().zip(counted) {
+        spent.system_calls =
+            since(pair, Some(total.seconds)).map(|calls| (calls * now / then).round() as u64);
     }
     Ok(())
 }
 
+/// What has come between two readings, where there are both.
+fn since((then, now): (Option<Reading>, Option<Reading>), steady_s: Option<f64>) -> Option<f64> {
+    Some(now?.since(then?, steady_s))
+}
+
 /// Lets every client measure at once.
 fn collect(fleet: &[(&Client, Work)], seconds: f64) -> Result<Measured> {
-    for (client, _) in fleet {
-        client.send(&Order::Measure(seconds))?;
-    }
     if fleet.is_empty() {
         thread::sleep(Duration::from_secs_f64(seconds));
         return Ok(Measured { seconds, ..Measured::default() });
     }
+    let order = Order::Measure(seconds);
+    let sent: Vec<_> = fleet.iter().map(|(client, _)| client.send(&order)).collect();
     let limit = ANSWER_MAX + Duration::from_secs_f64(seconds);
-    let parts: Vec<_> = fleet.iter().map(|(client, _)| client.measured(limit)).collect();
+    let part =
+        |((client, _), sent): (&(&Client, Work), Result<()>)| sent.and_then(|()| client.measured(limit));
+    let parts: Vec<_> = fleet.iter().zip(sent).map(part).collect();
     Ok(merge(&parts.into_iter().collect::<Result<Vec<_>>>()?))
 }

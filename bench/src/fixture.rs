@@ -51,7 +51,8 @@ pub(crate) fn spent(name: &str, cpu_s: f64, memory_mib: f64) -> Spent {
         switches: (cpu_s * 9000.0) as u64,
         memory_bytes,
         memory_peak_bytes: memory_bytes * 5 / 4,
-        system_calls: None,
+        system_calls: Some((cpu_s * 50_000.0) as u64),
+        ring_operations: None,
     }
 }
 
@@ -121,6 +122,8 @@ fn figures(load: &Load, (cost, added): (f64, f64), noise: &mut Noise) -> Figures
     };
     if cost > 0.0 {
         figures.proxies = vec![proxies("node-a"), proxies("node-b")];
+        let rings = figures.proxies.iter_mut().filter(|_| cost == SUBJECTS[1].1);
+        rings.for_each(|spent| spent.ring_operations = spent.system_calls.map(|calls| calls * 3));
         figures.proxies[0].cpu_s = rounded(figures.proxies[0].cpu_s * noise.factor());
     }
     figures

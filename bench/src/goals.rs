@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::model::{ENVOY_HTTP, ENVOY_TCP, HALO, Report};
+use crate::model::{Case, ENVOY_HTTP, ENVOY_TCP, HALO, Report};
 use crate::statistics::{self, Metric, Summary};
 
 /// What is demanded of one case.
@@ -147,6 +147,14 @@ fn judge(report: &Report, demand: &Demand, reference: &str, limit: Option<f64>) 
     if let Some(why) = [HALO, reference].into_iter().find_map(|subject| statistics::defect(case, subject)) {
         return Verdict::NotMeasured(format!("{}: {why}", case.id));
     }
+    if demand.metric.is_added()
+        && let Some(name) = [HALO, reference].into_iter().find(|name| is_hidden(case, name, demand.metric))
+    {
+        let (id, metric) = (&case.id, demand.metric.label());
+        return Verdict::NotMeasured(format!(
+            "{id}: noise hides the {metric} of {name}, which is below zero"
+        ));
+    }
     match (statistics::ratio(case, HALO, reference, demand.metric), limit) {
         (None, _) => {
             let (id, metric) = (&case.id, demand.metric.label());
@@ -156,6 +164,11 @@ fn judge(report: &Report, demand: &Demand, reference: &str, limit: Option<f64>) 
         (Some(ratio), Some(limit)) if ratio.median <= limit => Verdict::Met(ratio),
         (Some(ratio), Some(_)) => Verdict::Missed(ratio),
     }
+}
+
+/// Whether a subject was faster than no mesh, which is not the subject's merit.
+fn is_hidden(case: &Case, subject: &str, metric: Metric) -> bool {
+    statistics::absolute(case, subject, metric).is_some_and(|added| added.median < 0.0)
 }
 
 /// Counts verdicts.

@@ -38,7 +38,7 @@ pub(crate) struct About {
     pub(crate) rounds: usize,
     /// Length of one measurement, seconds.
     pub(crate) seconds: f64,
-    /// Worker threads, or shards, of every proxy process.
+    /// Worker threads, or shards, of every proxy process; 0 where each has as many as it chooses by itself.
     pub(crate) workers: usize,
     /// What a reader must know to judge the figures, one sentence each.
     pub(crate) notes: Vec<String>,
@@ -232,6 +232,9 @@ pub(crate) struct Spent {
     pub(crate) memory_peak_bytes: u64,
     /// System calls, where they could be counted.
     pub(crate) system_calls: Option<u64>,
+    /// Operations that a proxy's rings completed: accepts, reads and writes. Of proxies that count them.
+    #[serde(default)]
+    pub(crate) ring_operations: Option<u64>,
 }
 
 impl Figures {

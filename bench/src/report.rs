@@ -35,17 +35,20 @@ impl FileError {
     }
 }
 
+/// The files of a report.
+pub(crate) const FILES: [&str; 3] = ["report.json", "report.html", "summary.txt"];
+
 /// Writes `report.json`, `report.html` and `summary.txt` into a directory, which is made if it is missing. Returns what
 /// it wrote.
 pub(crate) fn write(report: &Report, directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     std::fs::create_dir_all(directory).map_err(|error| FileError::new(directory, error))?;
     let json = json::render(report).map_err(|error| FileError::new(&directory.join("report.json"), error))?;
-    let files =
-        [("report.json", json), ("report.html", html::render(report)), ("summary.txt", text::render(report))];
     let mut written = Vec::new();
-    for (name, content) in files {
-        let path = directory.join(name);
-        std::fs::write(&path, content).map_err(|error| FileError::new(&path, error))?;
+    for (name, content) in FILES.into_iter().zip([json, html::render(report), text::render(report)]) {
+        // Beside it first, so that a report that is there stays whole until the new one is.
+        let (path, draft) = (directory.join(name), directory.join(format!(".{name}.new")));
+        let replaced = std::fs::write(&draft, content).and_then(|()| std::fs::rename(&draft, &path));
+        replaced.map_err(|error| FileError::new(&path, error))?;
         written.push(path);
     }
     Ok(written)

@@ -3,17 +3,17 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use halo::lab::process::Process;
 use halo::lab::topology::{NodePlan, Pod, Topology};
-use halo::lab::{Lab, Result};
+use halo::lab::{Lab, LabError, Result};
 
 use crate::model::{Place, Spent};
 use crate::pod::remote::{Client, Server};
 use crate::pod::{HTTP_PORT, RAW_PORT};
 use crate::subject::{Carrier, Subject};
-use crate::usage::{self, Usage};
+use crate::usage::{self, Reading, Usage};
 
 /// How every pod treats its ports. With the defaults, what is measured of short connections is how soon a pod runs out
 /// of ports, on the client's side and between the proxy and the server.
@@ -34,27 +34,59 @@ pub(crate) struct Programs<'a> {
 
 /// The labs that are open, so that a signal can clean them up.
 #[derive(Debug, Default)]
-pub(crate) struct Labs(Mutex<Vec<Arc<Lab>>>);
+pub(crate) struct Labs(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    /// Nothing is opened any more.
+    shut: bool,
+    labs: Vec<Arc<Lab>>,
+}
 
 impl Labs {
     fn open(&self, halo: &Path) -> Result<Arc<Lab>> {
-        let mut labs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
+        if open.shut {
+            return Err(LabError::Closed);
+        }
         let lab = Arc::new(Lab::new(halo.to_owned())?);
-        labs.push(lab.clone());
+        open.labs.push(lab.clone());
         Ok(lab)
     }
 
-    fn close(&self, lab: &Arc<Lab>) -> Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|open| !Arc::ptr_eq(open, lab));
-        lab.cleanup().map(drop)
-    }
-
-    /// Takes everything away.
-    pub(crate) fn clean_up(&self) {
-        for lab in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+    /// Takes a lab away, unless [`Self::shut`] does.
+    fn close(&self, lab: &Arc<Lab>) {
+        let mut open = self.lock();
+        let before = open.labs.len();
+        open.labs.retain(|open| !Arc::ptr_eq(open, lab));
+        let ours = open.labs.len() < before;
+        drop(open);
+        if ours {
             // What cannot be removed now is swept by the next run.
             let _ = lab.cleanup();
         }
+    }
+
+    /// Takes everything away, and opens nothing any more.
+    pub(crate) fn shut(&self) {
+        let labs = {
+            let mut open = self.lock();
+            open.shut = true;
+            std::mem::take(&mut open.labs)
+        };
+        for lab in labs {
+            // What cannot be removed now is swept by the next run.
+            let _ = lab.cleanup();
+        }
+    }
+
+    /// Whether everything is taken away, so that whatever fails now tells nothing.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.lock().shut
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,16 +118,30 @@ impl Room {
         programs: Programs<'_>,
     ) -> Result<Self> {
         let lab = labs.open(programs.halo)?;
-        let topology = Arc::new(Topology::build(&lab, &plan(place, many))?);
+        let room = Self::furnish(subject, (place, many), (labs, &lab), programs);
+        if room.is_err() {
+            labs.close(&lab);
+        }
+        room
+    }
+
+    fn furnish(
+        subject: &dyn Subject,
+        (place, many): (Place, usize),
+        (labs, lab): (&Arc<Labs>, &Arc<Lab>),
+        programs: Programs<'_>,
+    ) -> Result<Self> {
+        let topology = Arc::new(Topology::build(lab, &plan(place, many))?);
         for (pod, (name, value)) in topology.pods.iter().flat_map(|pod| PORTS.map(|port| (pod, port))) {
             pod.netns.sysctl(name, value)?;
         }
         let pods = |role: &'static str| topology.pods.iter().filter(move |pod| pod.name.starts_with(role));
         let servers =
-            pods(SERVER).map(|pod| Server::start(&lab, pod, programs.bench)).collect::<Result<_>>()?;
+            pods(SERVER).map(|pod| Server::start(lab, pod, programs.bench)).collect::<Result<_>>()?;
         let clients =
-            pods(CLIENT).map(|pod| Client::start(&lab, pod, programs.bench)).collect::<Result<_>>()?;
-        let mut room = Self { carrier: None, clients, servers, topology, lab, labs: labs.clone() };
+            pods(CLIENT).map(|pod| Client::start(lab, pod, programs.bench)).collect::<Result<_>>()?;
+        let (lab, labs) = (lab.clone(), labs.clone());
+        let mut room = Self { carrier: None, clients, servers, topology, lab, labs };
         room.carrier = Some(subject.start(room.lab.clone(), room.topology.clone())?);
         Ok(room)
     }
@@ -133,17 +179,34 @@ impl Room {
         self.carrier.as_ref().map(|carrier| carrier.processes()).unwrap_or_default()
     }
 
+    /// An error when a proxy has ended, which spends nothing any more.
+    pub(crate) fn ensure_running(&self) -> Result<()> {
+        self.proxies().iter().try_for_each(|process| process.ensure_running())
+    }
+
+    /// Operations that each proxy's rings have completed so far; `None` where it does not count them.
+    pub(crate) fn operations(&self) -> Vec<Option<Reading>> {
+        let totals = self.carrier.as_ref().map(|carrier| carrier.operations()).unwrap_or_default();
+        totals.into_iter().map(|total| total.map(Reading::now)).collect()
+    }
+
     /// Notes what every process has spent so far.
     pub(crate) fn look(&self) -> Look {
-        let of = |processes: Vec<Arc<Process>>| -> Vec<(Arc<Process>, Usage)> {
-            processes.into_iter().map(|process| (process.clone(), Usage::of(process.pid()))).collect()
-        };
-        Look {
-            proxies: of(self.proxies()),
-            clients: of(self.clients.iter().map(|client| client.process.clone()).collect()),
-            servers: of(self.servers.iter().map(|server| server.process.clone()).collect()),
-        }
+        let clients = self.clients.iter().map(|client| client.process.clone());
+        let servers = self.servers.iter().map(|server| server.process.clone());
+        let (mut processes, clients) = (self.proxies(), clients.collect::<Vec<_>>());
+        let proxies = processes.len();
+        let clients_end = proxies + clients.len();
+        processes.extend(clients);
+        processes.extend(servers);
+        let then = Usage::of(&pids(&processes));
+        Look { processes, proxies, clients_end, then }
     }
+}
+
+/// The processes' ids.
+pub(crate) fn pids(processes: &[Arc<Process>]) -> Vec<i32> {
+    processes.iter().map(|process| process.pid()).collect()
 }
 
 impl Drop for Room {
@@ -151,28 +214,36 @@ impl Drop for Room {
         self.carrier = None;
         self.clients.clear();
         self.servers.clear();
-        // What cannot be removed now is swept by the next run.
-        let _ = self.labs.close(&self.lab);
+        self.labs.close(&self.lab);
     }
 }
 
 /// What every process had spent at one moment.
 #[derive(Debug)]
 pub(crate) struct Look {
-    proxies: Vec<(Arc<Process>, Usage)>,
-    clients: Vec<(Arc<Process>, Usage)>,
-    servers: Vec<(Arc<Process>, Usage)>,
+    /// The proxies, the clients, the servers.
+    processes: Vec<Arc<Process>>,
+    /// How many are proxies.
+    proxies: usize,
+    /// Where the clients end.
+    clients_end: usize,
+    then: Vec<Usage>,
 }
 
 impl Look {
-    /// What they have spent from then to now: each proxy, the clients together, the servers together.
-    pub(crate) fn since(&self) -> (Vec<Spent>, Spent, Spent) {
-        let spent = |of: &[(Arc<Process>, Usage)]| -> Vec<Spent> {
-            // All clocks are read before any memory is: that takes the kernel a while.
-            let now: Vec<_> = of.iter().map(|(process, _)| Usage::of(process.pid())).collect();
-            of.iter().zip(now).map(|((p, then), now)| now.since(*then, p.name(), p.pid())).collect()
-        };
-        let (proxies, clients, servers) = (spent(&self.proxies), spent(&self.clients), spent(&self.servers));
+    /// What they have spent from then to now: each proxy, the clients together, the servers together. With `steady_s`,
+    /// see [`Reading::since`].
+    pub(crate) fn since(&self, steady_s: Option<f64>) -> (Vec<Spent>, Spent, Spent) {
+        let now = Usage::of(&pids(&self.processes));
+        let readings = self.then.iter().zip(now);
+        let mut proxies: Vec<Spent> = self
+            .processes
+            .iter()
+            .zip(readings)
+            .map(|(process, (then, now))| now.since(*then, steady_s, (process.name(), process.pid())))
+            .collect();
+        let servers = proxies.split_off(self.clients_end);
+        let clients = proxies.split_off(self.proxies);
         (proxies, usage::sum("clients", &clients), usage::sum("servers", &servers))
     }
 }

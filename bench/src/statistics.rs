@@ -48,6 +48,8 @@ pub(crate) enum Metric {
     Switches,
     /// System calls of all proxies for a unit of work.
     SystemCalls,
+    /// Operations of all proxies' rings for a unit of work.
+    RingOperations,
     /// CPU time of the load's clients for a unit of work.
     ClientCpu,
     /// CPU time of the servers for a unit of work.
@@ -110,7 +112,7 @@ impl Work {
 
 impl Metric {
     /// All, in the order of the full table.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Throughput,
         Self::Rate,
         Self::ProxyCpu,
@@ -127,10 +129,14 @@ impl Metric {
         Self::MemoryPeak,
         Self::Switches,
         Self::SystemCalls,
+        Self::RingOperations,
         Self::ClientCpu,
         Self::ServerCpu,
         Self::Errors,
     ];
+
+    /// What proxies ask of the kernel.
+    pub(crate) const OF_KERNEL: [Self; 3] = [Self::SystemCalls, Self::RingOperations, Self::Switches];
 
     /// What a load is about, the most telling first.
     pub(crate) fn main_of(load: &Load) -> &'static [Self] {
@@ -141,7 +147,8 @@ impl Metric {
             Load::Connects { .. } => &[Self::ProxyCpu, Self::Rate, Self::AddedP50, Self::AddedP99],
             Load::Cold => &[Self::ProxyCpu, Self::AddedP50, Self::AddedP99],
             Load::Idle { .. } => &[Self::Memory, Self::MemoryPeak],
-            Load::Noisy { .. } | Load::Churn { .. } => &[Self::P99, Self::P999, Self::ProxyCpu],
+            // Their CPU time is mostly that of the noise, or of the churn, of which each subject has its own amount.
+            Load::Noisy { .. } | Load::Churn { .. } => &[Self::P99, Self::P999, Self::P50],
         }
     }
 
@@ -164,6 +171,7 @@ impl Metric {
             Self::MemoryPeak => "memory, peak",
             Self::Switches => "switches",
             Self::SystemCalls => "system calls",
+            Self::RingOperations => "ring operations",
             Self::ClientCpu => "client CPU",
             Self::ServerCpu => "server CPU",
             Self::Errors => "errors",
@@ -178,7 +186,7 @@ impl Metric {
             Self::Rate if work == Work::Connections => "connects/s",
             Self::Rate => "requests/s",
             Self::ProxyCpu | Self::ClientCpu | Self::ServerCpu => work.cpu_unit().1,
-            Self::Switches | Self::SystemCalls => work.event_unit().1,
+            Self::Switches | Self::SystemCalls | Self::RingOperations => work.event_unit().1,
             Self::Memory | Self::MemoryPeak => "MiB",
             Self::Errors => "operations",
             _ => "µs",
@@ -261,12 +269,14 @@ pub(crate) fn value(case: &Case, run: &Run, metric: Metric, baseline: Option<&Ru
         Metric::Memory if meshed => Some(figures.proxy_memory_bytes() as f64 / MEBIBYTE),
         Metric::MemoryPeak if meshed => Some(sum(figures, |spent| spent.memory_peak_bytes) / MEBIBYTE),
         Metric::Switches if meshed => events(work, figures, sum(figures, |spent| spent.switches)),
-        Metric::SystemCalls if meshed && figures.proxies.iter().all(|spent| spent.system_calls.is_some()) => {
-            events(work, figures, sum(figures, |spent| spent.system_calls.unwrap_or(0)))
-        }
-        Metric::ProxyCpu | Metric::Memory | Metric::MemoryPeak | Metric::Switches | Metric::SystemCalls => {
-            None
-        }
+        Metric::SystemCalls if meshed => counted(work, figures, |spent| spent.system_calls),
+        Metric::RingOperations if meshed => counted(work, figures, |spent| spent.ring_operations),
+        Metric::ProxyCpu
+        | Metric::Memory
+        | Metric::MemoryPeak
+        | Metric::Switches
+        | Metric::SystemCalls
+        | Metric::RingOperations => None,
         Metric::Errors => Some(figures.errors as f64),
         latency => match latency.without_baseline() {
             None => latency.latency(figures.latency.as_ref()?),
@@ -294,6 +304,12 @@ fn cpu(work: Work, figures: &Figures, seconds: f64) -> Option<f64> {
 
 fn events(work: Work, figures: &Figures, count: f64) -> Option<f64> {
     Some(count * work.event_unit().0 / work.done(figures)?)
+}
+
+/// Events for a unit of work, where every proxy counts them.
+fn counted(work: Work, figures: &Figures, count: impl Fn(&Spent) -> Option<u64>) -> Option<f64> {
+    let all = figures.proxies.iter().map(|spent| count(spent).map(|count| count as f64)).sum::<Option<f64>>();
+    events(work, figures, all?)
 }
 
 /// `None` instead of an infinite or undefined quotient.
@@ -354,6 +370,12 @@ pub(crate) fn defect(case: &Case, subject: &str) -> Option<String> {
         });
         return Some(why.unwrap_or_else(|| format!("{subject} did not run")));
     }
+    let work = Work::of(&case.load);
+    if work != Work::Nothing
+        && figures.iter().all(|figures| work.done(figures).is_none() && figures.errors == 0)
+    {
+        return Some(format!("{subject} did nothing while it was measured"));
+    }
     let errors: f64 = figures.iter().map(|figures| figures.errors as f64).sum();
     let operations: f64 = figures.iter().map(|figures| figures.operations as f64).sum();
     (errors > 0.0 && errors > ERRORS_SHARE_MAX * (operations + errors)).then(|| {
@@ -369,6 +391,17 @@ pub(crate) fn defects(report: &Report) -> Vec<String> {
         subjects.map(|why| format!("{}: {why}", case.id)).collect()
     };
     report.cases.iter().flat_map(of).collect()
+}
+
+/// The load's own share, clients and servers, of the CPU time that it and the proxies spent in a subject, over all runs
+/// that did something.
+pub(crate) fn generator_share(report: &Report, subject: &str) -> Option<f64> {
+    let working = report.cases.iter().filter(|case| Work::of(&case.load) != Work::Nothing);
+    let runs = working.flat_map(|case| &case.runs).filter(|run| run.subject == subject);
+    let spent = |figures: &Figures| (figures.clients.cpu_s + figures.servers.cpu_s, figures.proxy_cpu_s());
+    let (own, proxies) =
+        runs.filter_map(done).map(spent).fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    quotient(own, own + proxies)
 }
 
 /// What a load does, for a heading.

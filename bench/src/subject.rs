@@ -57,6 +57,12 @@ pub(crate) trait Carrier: Send + Sync {
     /// The proxies' processes.
     fn processes(&self) -> Vec<Arc<Process>>;
 
+    /// Operations that each process's rings have completed since it started, in the order of [`Self::processes`]; `None`
+    /// where it does not count them. It costs the process something to say so.
+    fn operations(&self) -> Vec<Option<u64>> {
+        vec![None; self.processes().len()]
+    }
+
     /// Takes a pod out of the mesh while it runs and brings it back; an error where pods have proxies of their own.
     fn cycle(&self, pod: &str) -> Result<()>;
 }

@@ -1,56 +1,89 @@
 //! What processes have spent, as the kernel accounts for it.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
+use perf_event::events::Tracepoint;
+use perf_event::{Builder, Counter};
 
 use crate::model::Spent;
 
-/// How long a counter of system calls gets to attach and to print what it counted.
-const COUNTER_MS: u64 = 200;
+/// A total, and when it was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    at: Instant,
+    total: u64,
+}
+
+impl Reading {
+    /// A total that was read just now.
+    pub(crate) fn now(total: u64) -> Self {
+        Self { at: Instant::now(), total }
+    }
+
+    /// How much has come since `earlier`. What lies between two readings is somewhat longer than what was measured; with
+    /// `steady_s`, the share of so many seconds in it, which is right for what goes on evenly.
+    pub(crate) fn since(self, earlier: Self, steady_s: Option<f64>) -> f64 {
+        let added = self.total.saturating_sub(earlier.total) as f64;
+        let span_s = self.at.saturating_duration_since(earlier.at).as_secs_f64();
+        match steady_s {
+            Some(seconds) if span_s > seconds => added * seconds / span_s,
+            _ => added,
+        }
+    }
+}
 
 /// What one process has spent since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
-    cpu_ns: u64,
-    switches: u64,
+    cpu_ns: Reading,
+    switches: Reading,
 }
 
 impl Usage {
-    /// Of a process and all its threads; what cannot be read, because it has ended, is zero.
-    pub(crate) fn of(pid: i32) -> Self {
-        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Self::default() };
-        let mut total = Self::default();
-        for thread in threads.flatten() {
-            let read = |name: &str| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
-            // On CPU, waiting to run, timeslices (Documentation/scheduler/sched-stats.rst).
-            let on_cpu = read("schedstat").split_ascii_whitespace().next().and_then(|ns| ns.parse().ok());
-            total.cpu_ns += on_cpu.unwrap_or(0);
-            let status = read("status");
-            let switches = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
-            total.switches += switches.iter().filter_map(|key| number(&status, key)).sum::<u64>();
-        }
-        total
+    /// Of each process with all its threads; what cannot be read, because it has ended, is zero. All CPU clocks are read
+    /// before anything else is, which takes the kernel longer.
+    pub(crate) fn of(pids: &[i32]) -> Vec<Self> {
+        let clocks: Vec<_> = pids.iter().map(|pid| Reading::now(cpu_ns(*pid))).collect();
+        let switches = pids.iter().map(|pid| Reading::now(switches(*pid)));
+        clocks.into_iter().zip(switches).map(|(cpu_ns, switches)| Self { cpu_ns, switches }).collect()
     }
 
-    /// What was spent from `earlier` to now, with the memory that is held now.
-    pub(crate) fn since(self, earlier: Self, name: &str, pid: i32) -> Spent {
+    /// What was spent from `earlier` to now, as [`Reading::since`] has it, with the memory that is held now.
+    pub(crate) fn since(self, earlier: Self, steady_s: Option<f64>, (name, pid): (&str, i32)) -> Spent {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let (rollup, status) = (read("smaps_rollup"), read("status"));
         let memory = number(&rollup, "Pss:").or_else(|| number(&status, "VmRSS:"));
         Spent {
             name: name.to_owned(),
-            cpu_s: self.cpu_ns.saturating_sub(earlier.cpu_ns) as f64 / 1e9,
-            switches: self.switches.saturating_sub(earlier.switches),
+            cpu_s: self.cpu_ns.since(earlier.cpu_ns, steady_s) / 1e9,
+            switches: self.switches.since(earlier.switches, steady_s).round() as u64,
             memory_bytes: memory.unwrap_or(0) * 1024,
             memory_peak_bytes: number(&status, "VmHWM:").unwrap_or(0) * 1024,
             system_calls: None,
+            ring_operations: None,
         }
     }
+}
+
+/// CPU time of a process, with that of the threads that have ended.
+fn cpu_ns(pid: i32) -> u64 {
+    let time = clock_getcpuclockid(Pid::from_raw(pid)).and_then(|clock| clock.now());
+    time.map_or(0, |time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Context switches of a process's threads, voluntary and not.
+fn switches(pid: i32) -> u64 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let status = |path: std::path::PathBuf| fs::read_to_string(path.join("status")).unwrap_or_default();
+    let of = |status: String| -> u64 {
+        let keys = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
+        keys.iter().filter_map(|key| number(&status, key)).sum()
+    };
+    threads.flatten().map(|thread| of(status(thread.path()))).sum()
 }
 
 /// What several processes spent, as one.
@@ -71,45 +104,58 @@ fn number(text: &str, key: &str) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Counts the system calls of one process with `perf`, where that is installed and allowed.
+/// Where the kernel says by which number it counts entries into system calls: with tracefs of its own, and within
+/// debugfs.
+const ENTRIES: [&str; 2] = [
+    "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id",
+    "/sys/kernel/debug/tracing/events/raw_syscalls/sys_enter/id",
+];
+
+/// Counts the system calls of processes, where the kernel allows it.
 #[derive(Debug)]
-pub(crate) struct SystemCalls(Child);
+pub(crate) struct SystemCalls(Vec<Option<Vec<Counter>>>);
 
 impl SystemCalls {
-    /// Starts counting.
-    pub(crate) fn count(pid: i32) -> Option<Self> {
-        let pid = pid.to_string();
-        let child = Command::new("perf")
-            .args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &pid])
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .ok()?;
-        thread::sleep(Duration::from_millis(COUNTER_MS));
-        Some(Self(child))
+    /// Counts from now on; `None` where the kernel does not.
+    pub(crate) fn count(pids: &[i32]) -> Option<Self> {
+        let id = ENTRIES.iter().find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())?;
+        let counters: Vec<_> = pids.iter().map(|pid| counters(*pid, Tracepoint::with_id(id)).ok()).collect();
+        counters.iter().any(Option::is_some).then_some(Self(counters))
     }
 
-    /// Ends counting and says how many there were; `None` when `perf` could not count.
-    pub(crate) fn finish(self) -> Option<u64> {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).ok()?);
-        // It prints its counts when it is interrupted. One that has failed already has ended.
-        let _ = kill(pid, Signal::SIGINT);
-        let output = self.0.wait_with_output().ok()?;
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        text.lines().find(|line| line.contains("sys_enter"))?.split(',').next()?.parse().ok()
+    /// How many there were so far, of each process; `None` where they are not counted.
+    pub(crate) fn read(&mut self) -> Vec<Option<Reading>> {
+        let of = |counters: &mut Vec<Counter>| -> Option<Reading> {
+            let total = counters.iter_mut().map(|counter| counter.read().ok()).sum::<Option<u64>>();
+            total.map(Reading::now)
+        };
+        self.0.iter_mut().map(|counters| counters.as_mut().and_then(of)).collect()
     }
+}
+
+/// A counter for each thread of a process, and for those that they start.
+fn counters(pid: i32, event: Tracepoint) -> io::Result<Vec<Counter>> {
+    let mut counters = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Some(thread) = thread?.file_name().to_str().and_then(|id| id.parse().ok()) else { continue };
+        let mut counter =
+            Builder::new(event).observe_pid(thread).any_cpu().include_kernel().inherit(true).build()?;
+        counter.enable()?;
+        counters.push(counter);
+    }
+    Ok(counters)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
     fn work_of_every_thread_is_counted() {
         let pid = nix::unistd::getpid().as_raw();
-        let before = Usage::of(pid);
+        let before = Usage::of(&[pid])[0];
         let work = || (0..3_000_000_u64).fold(0, |sum, n| sum ^ std::hint::black_box(n));
         let (done, waiting) = std::sync::mpsc::channel();
         let (end, hold) = std::sync::mpsc::channel::<()>();
@@ -118,15 +164,57 @@ mod tests {
             hold.recv().unwrap();
         });
         waiting.recv().unwrap();
-        let spent = Usage::of(pid).since(before, "me", pid);
+        let spent = Usage::of(&[pid])[0].since(before, None, ("me", pid));
         end.send(()).unwrap();
         assert!(spent.cpu_s > 0.0 && spent.memory_bytes > 0, "{spent:?}");
         assert!(spent.memory_peak_bytes >= spent.memory_bytes / 2, "{spent:?}");
     }
 
+    /// Larger than any process's id.
+    const NOBODY: i32 = (1 << 22) + 1;
+
     #[test]
     fn a_process_that_is_gone_has_spent_nothing() {
-        assert_eq!(Usage::of(i32::MAX), Usage::default());
+        let gone = Usage::of(&[NOBODY])[0];
+        assert_eq!((gone.cpu_ns.total, gone.switches.total), (0, 0));
+    }
+
+    #[test]
+    fn work_of_a_thread_that_has_ended_is_counted() {
+        let pid = nix::unistd::getpid().as_raw();
+        let before = Usage::of(&[pid])[0];
+        let work = || (0..3_000_000_u64).fold(0, |sum, n| sum ^ std::hint::black_box(n));
+        let took = Instant::now();
+        thread::spawn(work).join().unwrap();
+        let least = took.elapsed().as_secs_f64() / 100.0;
+        let spent = Usage::of(&[pid])[0].since(before, None, ("me", pid));
+        assert!(spent.cpu_s > least, "{spent:?}");
+    }
+
+    #[test]
+    fn what_goes_on_evenly_is_cut_to_what_was_measured() {
+        let began = Instant::now();
+        let earlier = Reading { at: began, total: 100 };
+        let later = Reading { at: began + Duration::from_secs(4), total: 300 };
+        assert_eq!(later.since(earlier, None), 200.0);
+        assert_eq!(later.since(earlier, Some(2.0)), 100.0);
+        assert_eq!(later.since(earlier, Some(5.0)), 200.0);
+        assert_eq!(earlier.since(later, Some(1.0)), 0.0);
+    }
+
+    #[test]
+    fn system_calls_of_every_thread_are_counted_where_the_kernel_allows_it() {
+        let (begin, waits) = std::sync::mpsc::channel::<()>();
+        let earlier = thread::spawn(move || {
+            waits.recv().unwrap();
+            (0..500).for_each(|_| drop(fs::metadata("/")));
+        });
+        let Some(mut calls) = SystemCalls::count(&[nix::unistd::getpid().as_raw()]) else { return };
+        let before = calls.read()[0].unwrap();
+        begin.send(()).unwrap();
+        earlier.join().unwrap();
+        thread::spawn(|| (0..500).for_each(|_| drop(fs::metadata("/")))).join().unwrap();
+        assert!(calls.read()[0].unwrap().since(before, None) >= 1000.0);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(crate) fn about(workers: Option<usize>) -> About {
         "Pods may use their ports again soon after a connection has closed (tcp_tw_reuse, tcp_max_tw_buckets)."
             .to_owned(),
         "Halo's shards are pinned to cores; other proxies are not.".to_owned(),
+        "Beside noise and churn, of which each subject has its own amount, latency tells; CPU does not.".to_owned(),
         "No proxy writes access logs: they log warnings.".to_owned(),
     ];
     notes.push(match workers {

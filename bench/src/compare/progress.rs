@@ -41,8 +41,7 @@ impl Progress {
 
     /// Says why nothing is compared.
     pub(crate) fn refuse(&self, problem: &str) {
-        self.clear();
-        self.line(&self.state, &format!("halo-bench: {problem}"));
+        self.say(&format!("halo-bench: {problem}"));
     }
 
     /// Prints the names of the cases.
@@ -72,16 +71,11 @@ impl Progress {
         self.clock().done += seconds;
         match outcome {
             Outcome::Failed(why) => {
-                self.clear();
-                self.line(&self.state, &format!("{case}, {subject}: failed: {why}"));
+                self.say(&format!("{case}, {subject}: failed: {why}"));
             }
             Outcome::Done(figures) if figures.errors > 0 => {
-                self.clear();
                 let first = figures.first_error.as_deref().unwrap_or("unknown");
-                self.line(
-                    &self.state,
-                    &format!("{case}, {subject}: {} errors; the first: {first}", figures.errors),
-                );
+                self.say(&format!("{case}, {subject}: {} errors; the first: {first}", figures.errors));
             }
             Outcome::Done(_) | Outcome::Skipped(_) => {}
         }
@@ -92,13 +86,29 @@ impl Progress {
         self.clear();
     }
 
+    /// A signal came.
+    pub(crate) fn interrupted(&self) {
+        self.say("interrupted: everything is taken away, and what was measured is kept");
+    }
+
+    /// Says something that stays.
+    pub(crate) fn say(&self, what: &str) {
+        self.clear();
+        self.line(&self.state, what);
+    }
+
     /// Prints the tables.
-    pub(crate) fn results(&self, report: &Report, baseline: Option<&Report>, written: &[PathBuf]) {
+    pub(crate) fn results(&self, report: &Report, baseline: Option<&Report>) {
+        self.clear();
         self.line(&self.out, &report::table::render(report));
         if let Some(old) = baseline {
             self.line(&self.out, &report::baseline::compare_baseline(old, report).render());
         }
-        for path in written {
+    }
+
+    /// Prints where the report is.
+    pub(crate) fn written(&self, files: &[PathBuf]) {
+        for path in files {
             self.line(&self.out, &format!("written: {}", path.display()));
         }
     }

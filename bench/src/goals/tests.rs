@@ -1,6 +1,6 @@
 use super::*;
 use crate::fixture::{self, done, spent};
-use crate::model::{Case, Figures, Load, Place, Way};
+use crate::model::{Figures, Latency, Load, NO_MESH, Place, Way};
 
 /// A report with one bulk case, and CPU seconds per GB of Halo, Envoy and the peer in each round.
 fn bulk(rounds: &[[f64; 3]]) -> Report {
@@ -61,6 +61,21 @@ fn failing_operations_prove_nothing() {
     let goals = evaluate(&report);
     let why = goals[0].judged[0].verdict.clone();
     assert!(matches!(&why, Verdict::NotMeasured(why) if why.contains("3 operations failed")), "{why:?}");
+}
+
+#[test]
+fn latency_below_that_without_a_mesh_proves_nothing() {
+    let mut report = bulk(&[]);
+    let mut case = Case::new(Place::TwoNodes, Load::Requests { bytes: 1024, connections: 1 });
+    for (subject, p50) in [(NO_MESH, 90.0), (HALO, 80.0), (ENVOY_TCP, 400.0)] {
+        let latency = Some(Latency { p50, ..Latency::default() });
+        let figures = Figures { seconds: 1.0, operations: 9, latency, ..Figures::default() };
+        case.runs.push(done(subject, 0, figures));
+    }
+    report.cases = vec![case];
+    let goal = evaluate(&report).into_iter().find(|goal| goal.case == "two-nodes/requests-1KiB-1").unwrap();
+    let verdict = &goal.judged[0].verdict;
+    assert!(matches!(verdict, Verdict::NotMeasured(why) if why.contains("noise hides")), "{verdict:?}");
 }
 
 #[test]

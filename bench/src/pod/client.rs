@@ -16,6 +16,9 @@ use crate::model::Way;
 /// A load whose connections are not ready by then has failed.
 const PREPARE_MAX: Duration = Duration::from_secs(30);
 
+/// Visits begin no later than this, so that they end before nobody waits for their answer any more.
+const VISIT_MAX: Duration = Duration::from_secs(25);
+
 /// Follows one order after the other.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -96,7 +99,7 @@ impl Client {
         let Prepared { load, plan, .. } = prepared;
         load.tally.begin().map_err(|error| error.to_string())?;
         match &**plan {
-            Plan::Visit(targets) => streams::visit(targets, &load.tally).await,
+            Plan::Visit(targets) => streams::visit(targets, VISIT_MAX, &load.tally).await,
             _ => sleep(length).await,
         }
         let measured = load.tally.end();

@@ -5,23 +5,18 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use halo::lab::process::{Process, Spec};
 use halo::lab::topology::Pod;
 use halo::lab::{Lab, LabError, Result};
 
-use super::{Answer, Measured, Order, Work};
+use super::{Answer, Measured, Order};
 
 /// A server that does not listen by then is broken.
 const LISTEN_MAX: Duration = Duration::from_secs(15);
-/// A client that has not prepared a load by then is broken: it gives up by itself well before.
-const PREPARE_MAX: Duration = Duration::from_secs(45);
-/// What a measurement, or the end of a load, may take besides its own length.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
-
 /// A server that runs in a pod, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -51,7 +46,15 @@ impl Server {
 pub(crate) struct Client {
     /// Its process.
     pub(crate) process: Arc<Process>,
-    talk: Mutex<(ChildStdin, Receiver<String>)>,
+    talk: Mutex<Talk>,
+}
+
+#[derive(Debug)]
+struct Talk {
+    orders: ChildStdin,
+    answers: Receiver<String>,
+    /// Orders whose answers have not come. All but the last are of no interest any more: somebody gave up waiting.
+    open: usize,
 }
 
 impl Client {
@@ -59,57 +62,57 @@ impl Client {
     pub(crate) fn start(lab: &Lab, pod: &Pod, program: &Path) -> Result<Self> {
         let process = lab.spawn(spec(pod, program, "client", &["client"]))?;
         let (input, output) = process.pipes()?;
-        Ok(Self { talk: Mutex::new((input, lines(output)?)), process })
+        let talk = Talk { orders: input, answers: lines(output)?, open: 0 };
+        Ok(Self { talk: Mutex::new(talk), process })
     }
 
-    /// Gives an order. Each must be met by one [`Self::receive`]; those of several clients may be collected afterwards.
+    /// Gives an order, whose answer is the next that [`Self::receive`] returns.
     pub(crate) fn send(&self, order: &Order) -> Result<()> {
         let line = serde_json::to_string(order)
             .map_err(|error| fault(&self.process, format!("cannot be given {order:?}: {error}")))?;
-        let mut talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(talk.0, "{line}").or_else(|error| {
+        let mut talk = self.talk();
+        writeln!(talk.orders, "{line}").or_else(|error| {
             self.process.ensure_running()?;
             Err(fault(&self.process, format!("takes no orders: {error}")))
-        })
+        })?;
+        talk.open += 1;
+        Ok(())
     }
 
-    /// Waits up to `limit` for the answer to the oldest order without one.
+    /// Waits up to `limit` for the answer to the latest order. Answers to earlier ones, for which somebody has given up
+    /// to wait, are dropped.
     pub(crate) fn receive(&self, limit: Duration) -> Result<Answer> {
-        let talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(line) = talk.1.recv_timeout(limit) else {
-            self.process.ensure_running()?;
-            return Err(fault(&self.process, format!("does not answer within {limit:?}")));
-        };
-        serde_json::from_str(&line)
-            .map_err(|error| fault(&self.process, format!("answered {line:?}: {error}")))
+        let (mut talk, deadline) = (self.talk(), Instant::now() + limit);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = talk.answers.recv_timeout(left) else {
+                self.process.ensure_running()?;
+                return Err(fault(&self.process, format!("does not answer within {limit:?}")));
+            };
+            talk.open = talk.open.saturating_sub(1);
+            if talk.open == 0 {
+                return serde_json::from_str(&line)
+                    .map_err(|error| fault(&self.process, format!("answered {line:?}: {error}")));
+            }
+        }
     }
 
-    /// Gives an order and waits up to `limit` for its answer.
-    pub(crate) fn order(&self, order: &Order, limit: Duration) -> Result<Answer> {
-        self.send(order)?;
-        self.receive(limit)
-    }
-
-    /// Opens the connections of a load and lets it run. A load that fails is an error with the client's words.
-    pub(crate) fn prepare(&self, work: Work) -> Result<()> {
-        self.ready(&Order::Prepare(work), PREPARE_MAX)
+    fn talk(&self) -> MutexGuard<'_, Talk> {
+        self.talk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits up to `limit` for the answer to [`Order::Measure`].
     pub(crate) fn measured(&self, limit: Duration) -> Result<Measured> {
         match self.receive(limit)? {
             Answer::Measured(measured) => Ok(measured),
-            other => Err(fault(&self.process, format!("measured {other:?}"))),
+            Answer::Failed(problem) => Err(fault(&self.process, problem)),
+            other @ Answer::Ready => Err(fault(&self.process, format!("answered {other:?}"))),
         }
     }
 
-    /// Ends the load; its connections are closed when this returns.
-    pub(crate) fn finish(&self) -> Result<()> {
-        self.ready(&Order::Finish, SILENCE_MAX)
-    }
-
-    fn ready(&self, order: &Order, limit: Duration) -> Result<()> {
-        match self.order(order, limit)? {
+    /// Waits up to `limit` for the answer to [`Order::Prepare`] or [`Order::Finish`].
+    pub(crate) fn ready(&self, limit: Duration) -> Result<()> {
+        match self.receive(limit)? {
             Answer::Ready => Ok(()),
             Answer::Failed(problem) => Err(fault(&self.process, problem)),
             other @ Answer::Measured(_) => Err(fault(&self.process, format!("answered {other:?}"))),

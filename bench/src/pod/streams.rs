@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -66,10 +66,16 @@ pub(super) async fn idle(worker: &Worker, opening: Opening<'_>) -> io::Result<()
     }
 }
 
-/// Has a byte echoed by each target, one after the other. Only what works has a latency.
-pub(super) async fn visit(targets: &[SocketAddr], tally: &Tally) {
+/// Has a byte echoed by each target, one after the other. Only what works has a latency. What is not reached within
+/// `limit` has failed.
+pub(super) async fn visit(targets: &[SocketAddr], limit: Duration, tally: &Tally) {
+    let end = Instant::now() + limit;
     for &target in targets {
         let began = Instant::now();
+        if began >= end {
+            tally.failed(&format!("{target}: not reached within {limit:?}"));
+            continue;
+        }
         match echo(target).await {
             Ok(_) => tally.done(began, ECHO_BYTES),
             Err(error) => tally.failed(&format!("{target}: {error}")),

@@ -109,7 +109,7 @@ fn warnings(old: &Report, new: &Report) -> Vec<String> {
         ("kernel", a.kernel.clone(), b.kernel.clone()),
         ("processor", a.cpu.clone(), b.cpu.clone()),
         ("number of cores", a.cores.to_string(), b.cores.to_string()),
-        ("number of workers", a.workers.to_string(), b.workers.to_string()),
+        ("number of workers", format::workers(a.workers), format::workers(b.workers)),
         ("length of a run", format!("{} s", a.seconds), format!("{} s", b.seconds)),
     ];
     for by in BY {

@@ -42,6 +42,15 @@ fn grouped(number: f64) -> String {
     text
 }
 
+/// How many workers a proxy has; 0 stands for its own choice.
+pub(super) fn workers(workers: usize) -> String {
+    match workers {
+        0 => "the default number of workers".to_owned(),
+        1 => "1 worker".to_owned(),
+        _ => format!("{workers} workers"),
+    }
+}
+
 /// A time in µs, with the unit that fits.
 pub(super) fn time(us: f64) -> String {
     match us {
@@ -70,6 +79,7 @@ mod tests {
         let shown = ["0", "<0.001", "0.031", "2.35", "23.5", "235", "1 234 567", "-12.3", "-4 321"];
         assert_eq!(numbers.map(quantity), shown);
         assert_eq!([0.001, 0.123, 9.999, 99.99, 1e9].map(ratio), ["0.00", "0.12", "10.0", "100", ">999"]);
+        assert_eq!([0, 1, 2].map(workers), ["the default number of workers", "1 worker", "2 workers"]);
         assert_eq!([0.5, 120.0, 1_500.0, 2e6].map(time), ["0.500 µs", "120 µs", "1.50 ms", "2.00 s"]);
         let ticks = ["50.0 ms", "0.500", "1.50 ms", "200 µs", "0", "1 000", "2.00"].map(tick);
         assert_eq!(ticks, ["50 ms", "0.5", "1.5 ms", "200 µs", "0", "1 000", "2"]);

@@ -27,6 +27,7 @@ pub(crate) fn render(report: &Report) -> String {
             .child(latencies(report))
             .child(cpu(report))
             .child(memory(report))
+            .child(kernel(report))
             .child(generators(report))
             .child(gaps(report))
             .child(everything(report)),
@@ -64,10 +65,10 @@ fn about(report: &Report) -> Element {
         format::quantity(about.memory_bytes as f64 / GIBIBYTE)
     );
     let runs = format!(
-        "{} rounds of {} s; every case runs once a round in every subject; {} workers a proxy process",
+        "{} rounds of {} s; every case runs once a round in every subject; {} a proxy process",
         about.rounds,
         format::quantity(about.seconds),
-        about.workers
+        format::workers(about.workers)
     );
     let facts = [
         ("Date", about.date.clone()),
@@ -311,10 +312,30 @@ fn generators(report: &Report) -> Element {
     let metrics = [Metric::ClientCpu, Metric::ServerCpu];
     let rows = report.cases.iter().flat_map(|case| case_rows(report, case, &metrics, full_cell));
     let table = el("table").child(header(report)).child(el("tbody").children(rows));
+    let share = |name: &str| {
+        let share = statistics::generator_share(report, name)?;
+        Some(el("li").child(key(report, name)).text(format!(" {:.0} %", 100.0 * share)))
+    };
+    let shares = columns(report).into_iter().filter_map(share);
     section("What the applications cost")
         .child(paragraph(
             "CPU time of the clients and the servers themselves, which share the machine with the proxies. Where it \
-             differs between subjects, the load itself ran differently. Small: Halo's as a multiple of it.",
+             differs between subjects, the load itself ran differently. Small: Halo's as a multiple of it. Their share \
+             of all CPU time that they and the proxies spent:",
+        ))
+        .child(el("ul").children(shares))
+        .child(scrolling(table))
+}
+
+/// What the proxies asked of the kernel.
+fn kernel(report: &Report) -> Element {
+    let rows = report.cases.iter().flat_map(|case| case_rows(report, case, &Metric::OF_KERNEL, full_cell));
+    let table = el("table").child(header(report)).child(el("tbody").children(rows));
+    section("What the proxies ask of the kernel")
+        .child(paragraph(
+            "All proxy processes together, for a unit of work. A system call may hand over many operations of a ring, \
+             so both are told: accepts, reads and writes, of proxies that count them. System calls are counted in the \
+             first round, where the kernel allows it.",
         ))
         .child(scrolling(table))
 }

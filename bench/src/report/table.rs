@@ -8,7 +8,7 @@ use console::Style;
 
 use super::format;
 use crate::goals::{self, Goal, Judged, Verdict};
-use crate::model::{Case, HALO, Place, Report};
+use crate::model::{Case, HALO, NO_MESH, Place, Report};
 use crate::statistics::{self, Metric};
 
 /// Columns of a terminal that the tables fit.
@@ -39,6 +39,12 @@ pub(crate) fn render(report: &Report) -> String {
         for references in references.chunks(REFERENCES_MAX) {
             page.push('\n');
             push_table(&mut page, &case_table(&cases, references));
+        }
+    }
+    for names in columns(report).chunks(REFERENCES_MAX) {
+        if let Some(table) = kernel_table(report, names) {
+            page.push_str(&format!("\n  {}\n\n", bold.apply_to("What the proxies ask of the kernel")));
+            push_table(&mut page, &table);
         }
     }
     let explained = [
@@ -97,6 +103,38 @@ fn case_table(cases: &[&Case], references: &[&str]) -> Table {
         }
     }
     table
+}
+
+/// Halo first, then the others that have proxies.
+fn columns(report: &Report) -> Vec<&str> {
+    let names = || report.subjects.iter().map(|subject| subject.name.as_str());
+    let others = names().filter(|name| *name != HALO && *name != NO_MESH);
+    names().filter(|name| *name == HALO).chain(others).collect()
+}
+
+/// Absolute figures: medians of system calls and of rings' operations; `None` where nothing was counted.
+fn kernel_table(report: &Report, names: &[&str]) -> Option<Table> {
+    let header = ["case", "counted", "unit"].into_iter().map(str::to_owned);
+    let mut table = table(header.chain(names.iter().map(|name| cut(name))), 3);
+    let mut last = "";
+    for (case, metric) in report
+        .cases
+        .iter()
+        .flat_map(|case| [Metric::SystemCalls, Metric::RingOperations].map(|metric| (case, metric)))
+    {
+        let counts: Vec<_> = names.iter().map(|name| statistics::absolute(case, name, metric)).collect();
+        if counts.iter().all(Option::is_none) {
+            continue;
+        }
+        let name = if case.id == last { String::new() } else { case.id.clone() };
+        last = &case.id;
+        let counts = counts
+            .into_iter()
+            .map(|count| count.map_or_else(|| "-".to_owned(), |count| format::quantity(count.median)));
+        let names = [name, metric.label().to_owned(), metric.unit(&case.load).to_owned()];
+        table.add_row(names.into_iter().chain(counts));
+    }
+    (!last.is_empty()).then_some(table)
 }
 
 /// Names to the left, numbers to the right.

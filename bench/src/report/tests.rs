@@ -1,6 +1,7 @@
 use super::*;
 use crate::fixture;
 use crate::model::{About, Case, Figures, HALO, Latency, Load, NO_MESH, Place, SubjectInfo, Way};
+use crate::statistics::{self, Metric};
 
 fn empty() -> Report {
     Report { about: About::default(), subjects: Vec::new(), cases: Vec::new() }
@@ -78,6 +79,10 @@ fn the_page_is_well_formed_and_needs_nothing_from_elsewhere() {
         assert!(!page.contains(word), "{word}");
     }
     for words in [
+        "What the proxies ask of the kernel",
+        "ring operations",
+        "client CPU",
+        "server CPU",
         "CPU &lt;8-core&gt; @",
         "ztunnel &amp; friends",
         "&lt;timeout&gt; &amp; no answer",
@@ -138,9 +143,18 @@ fn tables_fit_a_terminal() {
         assert!(width <= table::WIDTH, "{width} columns: {line}");
         assert_eq!(line.trim_end(), line);
     }
-    for part in
-        ["Two nodes", "One node", "many pods", "bulk-up-8", "requests-1KiB-512", "peer-with-a-lon…", "Goals"]
-    {
+    for part in [
+        "Two nodes",
+        "One node",
+        "ask of the kernel",
+        "ring operations",
+        "system calls",
+        "many pods",
+        "bulk-up-8",
+        "requests-1KiB-512",
+        "peer-with-a-lon…",
+        "Goals",
+    ] {
         assert!(page.contains(part), "{part} in\n{page}");
     }
     let summary = text::render(&report);
@@ -151,6 +165,7 @@ fn tables_fit_a_terminal() {
         "% above it",
         "Host bench-1",
         "churn: envoy-tcp was skipped",
+        "Clients and servers took this share of all CPU time measured: no-mesh 100 %, halo ",
     ] {
         assert!(summary.contains(part), "{part} in\n{summary}");
     }
@@ -173,6 +188,25 @@ fn a_report_can_be_read_back() {
     assert!(error.contains("report.json") && error.contains("about"), "{error}");
     std::fs::remove_dir_all(&directory).unwrap();
     assert!(json::load(&written[0]).is_err());
+}
+
+#[test]
+fn a_report_from_before_rings_were_counted_is_read() {
+    let report = fixture::report();
+    let mut value = serde_json::to_value(&report).unwrap();
+    for case in value["cases"].as_array_mut().unwrap() {
+        for run in case["runs"].as_array_mut().unwrap() {
+            let Some(figures) = run["outcome"].get_mut("done") else { continue };
+            figures["clients"].as_object_mut().unwrap().remove("ring_operations").unwrap();
+            for proxy in figures["proxies"].as_array_mut().unwrap() {
+                proxy.as_object_mut().unwrap().remove("ring_operations").unwrap();
+            }
+        }
+    }
+    let old: Report = serde_json::from_value(value).unwrap();
+    assert_eq!(statistics::absolute(&old.cases[0], HALO, Metric::RingOperations), None);
+    assert!(statistics::absolute(&report.cases[0], HALO, Metric::RingOperations).is_some());
+    assert!(statistics::absolute(&old.cases[0], HALO, Metric::SystemCalls).is_some());
 }
 
 /// One bulk case: per subject the CPU seconds for 1 GB.

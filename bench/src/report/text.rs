@@ -16,11 +16,11 @@ pub(crate) fn render(report: &Report) -> String {
         .map(|subject| format!("{} {}", subject.name, subject.version).trim_end().to_owned())
         .collect();
     let mut page = format!(
-        "{} cases, {} rounds of {} s, {} workers a proxy, on {}.\n",
+        "{} cases, {} rounds of {} s, {} a proxy, on {}.\n",
         report.cases.len(),
         about.rounds,
         format::quantity(about.seconds),
-        about.workers,
+        format::workers(about.workers),
         subjects.join(", ")
     );
     page.push_str(&format!(
@@ -36,6 +36,7 @@ pub(crate) fn render(report: &Report) -> String {
     for note in &about.notes {
         page.push_str(&format!("{note}\n"));
     }
+    page.push_str(&generator(report));
     let goals = goals::evaluate(report);
     let tally = goals::tally(&goals);
     page.push_str(&format!(
@@ -61,6 +62,19 @@ pub(crate) fn render(report: &Report) -> String {
         page.push_str(&format!("\nRemarks:\n- {}\n", remarks.join("\n- ")));
     }
     page
+}
+
+/// What the load itself costs: where it is most of what the machine does, it hides what the proxies cost.
+fn generator(report: &Report) -> String {
+    let share = |name: &str| {
+        let share = statistics::generator_share(report, name)?;
+        Some(format!("{name} {:.0} %", 100.0 * share))
+    };
+    let shares: Vec<_> = report.subjects.iter().filter_map(|subject| share(&subject.name)).collect();
+    if shares.is_empty() {
+        return String::new();
+    }
+    format!("Clients and servers took this share of all CPU time measured: {}.\n", shares.join(", "))
 }
 
 fn sentences(goals: &[Goal], wanted: fn(&Verdict) -> bool) -> Vec<String> {

@@ -82,7 +82,8 @@ fn every_metric_has_its_unit() {
     let mut figures = Figures { seconds: 2.0, bytes: 4_000_000_000, ..answered(0, 3.0, 0.0) };
     figures.latency = None;
     figures.clients.cpu_s = 8.0;
-    figures.proxies[0].system_calls = Some(500);
+    figures.proxies[0].system_calls = None;
+    figures.proxies.iter_mut().for_each(|spent| spent.ring_operations = Some(6_000));
     case.runs.push(done(HALO, 0, figures));
     let of = |case: &Case, metric| absolute(case, HALO, metric).map(|summary| summary.median);
     assert_eq!(of(&case, Metric::Throughput), Some(16.0));
@@ -92,6 +93,7 @@ fn every_metric_has_its_unit() {
     assert_eq!(of(&case, Metric::MemoryPeak), Some(5.0));
     assert_eq!(of(&case, Metric::Switches), Some(54_000.0 / 4_000.0));
     assert_eq!(of(&case, Metric::SystemCalls), None, "one proxy could not be counted");
+    assert_eq!(of(&case, Metric::RingOperations), Some(3.0), "12 000 for 4 GB");
     for metric in [Metric::Rate, Metric::P50, Metric::AddedP99] {
         assert_eq!(of(&case, metric), None, "{metric:?}");
     }
@@ -130,4 +132,31 @@ fn a_case_with_many_errors_is_defective() {
     assert!(ratio(&case, HALO, ENVOY_TCP, Metric::ProxyCpu).is_some());
     assert_eq!(halo_to(&case, ENVOY_TCP, Metric::ProxyCpu), None, "it failed fast");
     assert_eq!(defect(&case, HALO).unwrap(), "halo: 101 operations failed, the first with: reset");
+}
+
+#[test]
+fn a_run_that_did_nothing_is_a_defect_unless_nothing_was_to_do() {
+    let mut case = requests();
+    case.runs.push(done(HALO, 0, answered(0, 1.0, 1.0)));
+    assert_eq!(defect(&case, HALO).unwrap(), "halo did nothing while it was measured");
+    case.runs.push(done(HALO, 1, answered(5, 1.0, 1.0)));
+    assert_eq!(defect(&case, HALO), None);
+    let mut idle = Case::new(Place::TwoNodes, Load::Idle { connections: 0 });
+    idle.runs.push(done(HALO, 0, answered(0, 1.0, 1.0)));
+    assert_eq!(defect(&idle, HALO), None);
+}
+
+#[test]
+fn the_loads_share_is_of_all_cpu_time() {
+    let mut case = requests();
+    let of = |cpu_s, own| Figures { clients: spent("clients", own, 1.0), ..answered(10, cpu_s, 1.0) };
+    case.runs.extend([
+        done(HALO, 0, of(1.0, 1.0)),
+        done(HALO, 1, of(0.5, 2.0)),
+        done(NO_MESH, 0, of(0.0, 1.0)),
+    ]);
+    let report = Report { about: crate::model::About::default(), subjects: Vec::new(), cases: vec![case] };
+    assert_eq!(generator_share(&report, HALO), Some(0.5));
+    assert_eq!(generator_share(&report, NO_MESH), Some(1.0));
+    assert_eq!(generator_share(&report, ENVOY_TCP), None);
 }

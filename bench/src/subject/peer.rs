@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use halo::lab::agent::Agent;
 use halo::lab::mesh::Mesh;
-use halo::lab::process::{Process, Spec, wait_for};
+use halo::lab::process::{Process, Spec};
 use halo::lab::topology::{Node, Pod, Topology, has_ipv6};
 use halo::lab::{Lab, Result, admin};
 
@@ -141,12 +141,9 @@ impl Subject for Peer {
         }
         nodes::enrol(&agents.iter().collect::<Vec<_>>(), &topology, self.redirect)?;
         for (node, process) in topology.nodes.iter().zip(&running.0) {
-            wait_for(&format!("{} becoming ready", process.name()), READY_MAX, || {
-                process.ensure_running().map_err(|error| error.to_string())?;
-                admin::readiness(&node.netns)
-            })?;
+            process.wait_for("becoming ready", READY_MAX, || admin::readiness(&node.netns))?;
         }
-        Ok(Box::new(Nodes { running, agents, topology, redirect: self.redirect }))
+        Ok(Box::new(Nodes { running, agents, topology, redirect: self.redirect, has_shards: false }))
     }
 }
 

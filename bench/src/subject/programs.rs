@@ -21,8 +21,12 @@ pub(super) fn workspace() -> &'static Path {
 
 /// See [`super::halo_binary`].
 pub(super) fn halo_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("HALO_BINARY") {
-        return Ok(path.into());
+    if let Some(path) = std::env::var_os("HALO_BINARY").map(PathBuf::from) {
+        let lacking = || LabError::Process {
+            process: "HALO_BINARY".into(),
+            problem: format!("there is no program at {}; correct it, or unset it", path.display()),
+        };
+        return if path.is_file() { Ok(path) } else { Err(lacking()) };
     }
     let this = std::env::current_exe().map_err(|error| failed("find the running program", error))?;
     let beside = this.with_file_name("halo");

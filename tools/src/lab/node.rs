@@ -10,7 +10,7 @@ use super::admin::{Certificate, Dump};
 use super::agent::Agent;
 use super::mesh::Mesh;
 use super::netns::Netns;
-use super::process::{Process, Spec, wait_for};
+use super::process::{Process, Spec};
 use super::topology::Node;
 use super::{Doing, Lab, Result, admin};
 
@@ -73,9 +73,7 @@ impl NodeProxy {
 
     /// Waits until the proxy says that it is ready.
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
-        let what = format!("{} becoming ready", self.process.name());
-        self.process.ensure_running()?;
-        wait_for(&what, limit, || admin::readiness(&self.netns))
+        self.process.wait_for("becoming ready", limit, || admin::readiness(&self.netns))
     }
 
     /// Waits until the proxy knows that exactly `count` workloads take tunnels.
@@ -116,10 +114,7 @@ impl NodeProxy {
         limit: Duration,
         look: impl Fn(&Dump) -> std::result::Result<T, String>,
     ) -> Result<T> {
-        self.process.ensure_running()?;
-        wait_for(&format!("{} {what}", self.process.name()), limit, || {
-            look(&self.dump().map_err(|error| error.to_string())?)
-        })
+        self.process.wait_for(what, limit, || look(&self.dump().map_err(|error| error.to_string())?))
     }
 
     /// What the proxy says about itself.

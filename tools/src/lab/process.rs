@@ -126,6 +126,19 @@ impl Process {
         }
     }
 
+    /// Asks `look` again and again as [`wait_for`] does; a process that ends meanwhile is reported at once.
+    pub fn wait_for<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut look: impl FnMut() -> std::result::Result<T, String>,
+    ) -> Result<T> {
+        wait_for(&format!("{} {what}", self.name), limit, || match self.ensure_running() {
+            Ok(()) => look().map(Ok),
+            Err(ended) => Ok(Err(ended)),
+        })?
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::SIGTERM);

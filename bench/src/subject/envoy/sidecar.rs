@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use halo::lab::certs::Root;
 use halo::lab::mesh::spiffe_id;
-use halo::lab::process::{Process, Spec, wait_for};
+use halo::lab::process::{Process, Spec};
 use halo::lab::topology::Pod;
 use halo::lab::{Lab, Result};
 use nix::sys::resource::{Resource, getrlimit};
@@ -72,8 +72,7 @@ impl Sidecar {
 
     /// Waits until it serves.
     pub(super) fn wait_ready(&self, process: &Process) -> Result<()> {
-        wait_for(&format!("{} becoming ready", process.name()), READY_MAX, || {
-            process.ensure_running().map_err(|error| error.to_string())?;
+        process.wait_for("becoming ready", READY_MAX, || {
             let answer = self.ask("/ready").map_err(|error| error.to_string())?;
             if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
         })?;

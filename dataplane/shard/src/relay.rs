@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use halo_core::hbone::SMALL_DATA;
-use halo_core::limits::{APP_READ_MAX, APP_READ_MIN, DATA_PAYLOAD_MAX};
+use halo_core::limits::{APP_READ_FIRST, APP_READ_MAX, APP_READ_MIN, DATA_PAYLOAD_MAX};
 use halo_core::outcome::Reason;
 use halo_core::relay::Way;
 
@@ -34,13 +34,16 @@ pub(crate) struct StreamOf {
 }
 
 /// Relays between an application and a stream. `app_sends` says which way the application's own bytes go.
-pub(crate) async fn hbone(
+///
+/// Not an `async fn`, nor is [`plain`]: that would hold its arguments beside what it makes of them for as long as the
+/// connection lives.
+pub(crate) fn hbone(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
     app: Socket,
     app_sends: Way,
     stream: StreamOf,
-) -> Reason {
+) -> impl Future<Output = Reason> {
     let closer = app.closer();
     let Socket { mut reader, mut writer, .. } = app;
     let done = Rc::new(Cell::new(false));
@@ -57,27 +60,34 @@ pub(crate) async fn hbone(
             up.ended(result);
         }
     };
-    let _finished = Finally(|| stream.tunnel.finish(&stream.stream));
     shard.spawn(task);
-    let result = download(&down, &mut writer, &closer, &stream).await;
-    down.ended(result);
-    while !done.get() {
-        // The answer has been delivered. What the application still sends has nowhere to go, and what the peer has
-        // broken off is cut.
-        if stream.stream.is_stopped() {
-            closer.end_reading();
+    async move {
+        let _finished = Finally(|| stream.tunnel.finish(&stream.stream));
+        let result = download(&down, &mut writer, &closer, &stream).await;
+        down.ended(result);
+        while !done.get() {
+            // The answer has been delivered. What the application still sends has nowhere to go, and what the peer has
+            // broken off is cut.
+            if stream.stream.is_stopped() {
+                closer.end_reading();
+            }
+            // Once: a cut touches the stream itself.
+            if let Some(reason) = stream.stream.failed().filter(|_| conn.outcome().is_none()) {
+                conn.cut(reason);
+            }
+            stream.stream.changed().await;
         }
-        // Once: a cut touches the stream itself.
-        if let Some(reason) = stream.stream.failed().filter(|_| conn.outcome().is_none()) {
-            conn.cut(reason);
-        }
-        stream.stream.changed().await;
+        conn.outcome().unwrap_or(Reason::Complete)
     }
-    conn.outcome().unwrap_or(Reason::Complete)
 }
 
 /// Relays between two sockets.
-pub(crate) async fn plain(shard: &Rc<Shard>, conn: &Rc<Conn>, client: Socket, server: Socket) -> Reason {
+pub(crate) fn plain(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    client: Socket,
+    server: Socket,
+) -> impl Future<Output = Reason> {
     let (to_client, to_server) = (client.closer(), server.closer());
     let Socket { reader: mut client_reader, writer: mut client_writer, .. } = client;
     let Socket { reader: mut server_reader, writer: mut server_writer, .. } = server;
@@ -93,10 +103,12 @@ pub(crate) async fn plain(shard: &Rc<Shard>, conn: &Rc<Conn>, client: Socket, se
         }
     };
     shard.spawn(task);
-    let result = copy(&down, &mut server_reader, &mut client_writer, &to_client).await;
-    down.ended(result);
-    done.wait().await;
-    conn.outcome().unwrap_or(Reason::Complete)
+    async move {
+        let result = copy(&down, &mut server_reader, &mut client_writer, &to_client).await;
+        down.ended(result);
+        done.wait().await;
+        conn.outcome().unwrap_or(Reason::Complete)
+    }
 }
 
 /// What a direction needs to account for itself.
@@ -263,16 +275,14 @@ async fn copy(
 /// takes nothing, it serves other connections of the shard.
 struct Intake {
     buffer: Vec<u8>,
-    /// The next read's size.
-    size: usize,
-    size_max: usize,
+    size: Size,
     /// The last read took everything there was.
     drained: bool,
 }
 
 impl Intake {
     fn new(size_max: usize) -> Self {
-        Self { buffer: Vec::new(), size: APP_READ_MIN, size_max, drained: true }
+        Self { buffer: Vec::new(), size: Size::new(size_max), drained: true }
     }
 
     /// Reads what is there, at most `window` bytes or as many as a quiet connection reads; 0 is the end.
@@ -282,15 +292,16 @@ impl Intake {
         reader: &mut Reader,
         window: usize,
     ) -> Result<usize, Reason> {
-        if self.size >= LARGE && self.drained {
+        let size = self.size.next;
+        if size >= LARGE && self.drained {
             direction.turns.run(reader.readable()).await.map_err(|_| Reason::Reset)?;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        if buffer.capacity() < self.size {
-            buffer = direction.shard.buffers.take(self.size);
+        if buffer.capacity() < size {
+            buffer = direction.shard.buffers.take(size);
         }
-        let asked = self.size.min(window.max(APP_READ_MIN));
+        let asked = size.min(window.max(APP_READ_MIN));
         let (result, filled) = direction.turns.run(reader.read_up_to(buffer, asked)).await;
         self.buffer = filled;
         direction.shard.counters.reads.increment();
@@ -302,22 +313,42 @@ impl Intake {
     /// Chooses the next read's size after one of `length` bytes has been passed on, and gives back what is too large
     /// to keep.
     fn settle(&mut self, shard: &Shard, length: usize) {
-        self.size = next_size(self.size, length, self.size_max);
+        self.size.after(length);
         let kept = self.buffer.capacity();
-        if kept >= LARGE || kept / 4 > self.size {
+        if kept >= LARGE || kept / 4 >= self.size.next {
             shard.buffers.give(std::mem::take(&mut self.buffer));
         }
     }
 }
 
-/// The next read's size: four times larger after a full read, a quarter after one that used less than an eighth.
-fn next_size(size: usize, length: usize, max: usize) -> usize {
-    if length >= size {
-        size.saturating_mul(4).min(max)
-    } else if length < size / 8 {
-        (size / 4).max(APP_READ_MIN)
-    } else {
-        size
+/// Small reads in a row after which the next one is made smaller.
+const SMALL_READS: u8 = 8;
+
+/// The next read's size: four times larger after a full read, a quarter after small ones. A flow that mixes small
+/// messages with large ones keeps its size; one that has sent nothing but small ones gives up the first size at once.
+struct Size {
+    next: usize,
+    max: usize,
+    /// Reads in a row that used less than an eighth.
+    small: u8,
+}
+
+impl Size {
+    fn new(max: usize) -> Self {
+        Self { next: APP_READ_FIRST, max, small: SMALL_READS - 1 }
+    }
+
+    fn after(&mut self, length: usize) {
+        if length >= self.next {
+            (self.next, self.small) = (self.next.saturating_mul(4).min(self.max), 0);
+        } else if length >= self.next / 8 {
+            self.small = 0;
+        } else {
+            self.small += 1;
+        }
+        if self.small >= SMALL_READS {
+            (self.next, self.small) = ((self.next / 4).max(APP_READ_MIN), 0);
+        }
     }
 }
 
@@ -325,17 +356,39 @@ fn next_size(size: usize, length: usize, max: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn read(size: &mut Size, lengths: impl IntoIterator<Item = usize>) -> usize {
+        for length in lengths {
+            size.after(length);
+        }
+        size.next
+    }
+
     #[test]
     fn a_read_grows_while_it_is_filled_and_shrinks_when_the_flow_is_quiet() {
-        let mut size = APP_READ_MIN;
-        for _ in 0..8 {
-            size = next_size(size, size, APP_READ_MAX);
+        let mut size = Size::new(APP_READ_MAX);
+        assert_eq!(read(&mut size, [usize::MAX; 8]), APP_READ_MAX);
+        assert_eq!(read(&mut size, [APP_READ_MAX / 2; 8]), APP_READ_MAX);
+        assert_eq!(read(&mut size, [1; 100]), APP_READ_MIN);
+    }
+
+    #[test]
+    fn a_first_small_message_shrinks_the_read_at_once_and_later_ones_in_a_row() {
+        let mut size = Size::new(APP_READ_MAX);
+        assert_eq!(read(&mut size, [1]), APP_READ_MIN);
+        assert_eq!(read(&mut size, [APP_READ_MIN]), 4 * APP_READ_MIN);
+        assert_eq!(read(&mut size, [1; 7]), 4 * APP_READ_MIN);
+        assert_eq!(read(&mut size, [1024]), 4 * APP_READ_MIN);
+        assert_eq!(read(&mut size, [1; 8]), APP_READ_MIN);
+    }
+
+    #[test]
+    fn a_message_of_any_size_is_one_read_once_the_flow_has_settled() {
+        for length in 1..APP_READ_MAX {
+            let mut size = Size::new(APP_READ_MAX);
+            let settled = read(&mut size, [length.min(APP_READ_FIRST); 2]).max(APP_READ_MIN);
+            let grown = (0..8).fold(settled, |_, _| read(&mut size, [length]));
+            assert!(grown > length || grown == APP_READ_MAX, "{length}: {grown}");
+            assert_eq!(read(&mut size, [length; 64]), grown, "{length}");
         }
-        assert_eq!(size, APP_READ_MAX);
-        assert_eq!(next_size(size, size / 2, APP_READ_MAX), size);
-        for _ in 0..8 {
-            size = next_size(size, 1, APP_READ_MAX);
-        }
-        assert_eq!(size, APP_READ_MIN);
     }
 }

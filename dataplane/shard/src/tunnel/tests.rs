@@ -14,7 +14,7 @@ use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
 use super::*;
-use crate::conn::Parties;
+use crate::conn::{Original, Parties};
 use crate::netns::Place;
 use crate::pod;
 use crate::refusal::Refusals;
@@ -262,7 +262,7 @@ fn answered_and_reset(code: ErrorCode) -> (Reason, std::io::Result<Vec<u8>>) {
             direction: Direction::Outbound,
             transport: Transport::Hbone,
             source,
-            original: String::new(),
+            original: Original::Authority("".into()),
             destination: source,
             source_identity: None,
             destination_identity: None,

@@ -98,30 +98,37 @@ pub(crate) fn admit(
     head: RequestHead,
 ) {
     shard.counters.streams_opened.increment();
-    let (shard, peer) = (shard.clone(), peer.clone());
     let stream = StreamOf { tunnel: tunnel.clone(), stream };
-    shard.clone().spawn(async move {
-        // Boxed: to open a connection takes several times the state that it takes to relay it.
-        let opened = Box::pin(open(&shard, &peer, &stream, head)).await;
-        let reason = match opened {
-            Ok((tracked, app)) => {
-                let relayed = relay::hbone(&shard, &tracked.conn, app, Way::Downstream, stream.clone());
-                relayed.await
-            }
-            Err(reason) => {
-                stream.tunnel.refuse(&stream.stream, reason.outcome().status);
-                reason
-            }
-        };
-        let subject = Subject {
-            pod: &peer.pod,
-            direction: Direction::Inbound,
-            source: peer.client,
-            destination: Some(peer.local),
-            identity: Some(&peer.identity),
-        };
-        shard.ended(subject, reason);
-    });
+    shard.spawn(request(shard.clone(), peer.clone(), stream, head));
+}
+
+/// Takes a request to the application and starts to relay it. The relay is a task of its own: it needs a fraction of
+/// the state that this one does.
+async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: RequestHead) {
+    match open(&shard, &peer, &stream, head).await {
+        Ok((tracked, app)) => {
+            let relayed = relay::hbone(tracked, app, Way::Downstream, stream, {
+                let shard = shard.clone();
+                move |_, reason| ended(&shard, &peer, reason)
+            });
+            shard.spawn(relayed);
+        }
+        Err(reason) => {
+            stream.tunnel.refuse(&stream.stream, reason.outcome().status);
+            ended(&shard, &peer, reason);
+        }
+    }
+}
+
+fn ended(shard: &Shard, peer: &Peer, reason: Reason) {
+    let subject = Subject {
+        pod: &peer.pod,
+        direction: Direction::Inbound,
+        source: peer.client,
+        destination: Some(peer.local),
+        identity: Some(&peer.identity),
+    };
+    shard.ended(subject, reason);
 }
 
 /// Decides on a request and connects to the application.

@@ -33,12 +33,12 @@ use crate::tunnel::Stream;
 /// Tunnels tried for one connection: a tunnel may be lost, or begin to drain, between being chosen and being used.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// Takes a captured connection to its destination and relays it.
+/// Takes a captured connection to its destination and starts to relay it. The relay is a task of its own: it needs a
+/// fraction of the state that this one does.
 pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
-    // Boxed: to open a connection takes several times the state that it takes to relay it.
-    match Box::pin(admit(&seat, &socket, client)).await {
-        Some((tracked, Upstream::Tcp(upstream))) => plaintext::relay(tracked, socket, upstream).await,
-        Some((tracked, Upstream::Hbone(place, stream))) => hbone(tracked, socket, place, stream).await,
+    match admit(&seat, &socket, client).await {
+        Some((tracked, Upstream::Tcp(upstream))) => plaintext::relay(seat, tracked, socket, upstream),
+        Some((tracked, Upstream::Hbone(place, stream))) => hbone(seat, tracked, socket, (place, stream)),
         None => {}
     }
 }
@@ -136,12 +136,15 @@ async fn tunnelled(ask: &Ask<'_>, socket: &Socket, to: HboneRoute) -> Result<(Tr
     Ok((tracked, Upstream::Hbone(place, stream)))
 }
 
-/// Relays a tracked connection through a tunnel.
-async fn hbone(tracked: Tracked, socket: Socket, place: Place, stream: Rc<Stream>) {
-    let shard = &tracked.shard;
+/// Starts to relay a tracked connection through a tunnel.
+fn hbone(seat: Seat, tracked: Tracked, socket: Socket, (place, stream): (Place, Rc<Stream>)) {
+    let shard = tracked.shard.clone();
     let stream = StreamOf { tunnel: place.tunnel.clone(), stream };
-    let reason = relay::hbone(shard, &tracked.conn, socket, Way::Upstream, stream).await;
-    shard.ended(tracked.conn.subject(), reason);
+    let relayed = relay::hbone(tracked, socket, Way::Upstream, stream, move |conn, reason| {
+        seat.shard.ended(conn.subject(), reason);
+        drop((place, seat));
+    });
+    shard.spawn(relayed);
 }
 
 /// Opens a stream and waits for the far side's 200.

@@ -19,13 +19,12 @@ use crate::shard::{Shard, Tracked};
 use crate::socket::Socket;
 use crate::stats::Phase;
 
-/// Takes a captured plain connection to the application, if policy lets it.
+/// Takes a captured plain connection to the application, if policy lets it. The relay is a task of its own: it needs a
+/// fraction of the state that this one does.
 pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
-    // Boxed: to open a connection takes several times the state that it takes to relay it.
-    let Some((tracked, app)) = Box::pin(admit(&seat, &socket, client)).await else {
-        return;
-    };
-    relay(tracked, socket, app).await;
+    if let Some((tracked, app)) = admit(&seat, &socket, client).await {
+        relay(seat, tracked, socket, app);
+    }
 }
 
 /// Decides on a connection, connects it and tracks it; `None` once it is refused.
@@ -103,11 +102,13 @@ pub(crate) fn track(shard: &Rc<Shard>, pod: &Rc<Pod>, parties: Parties, legs: [&
     tracked
 }
 
-/// Relays a tracked connection between two plain legs.
-pub(crate) async fn relay(tracked: Tracked, client: Socket, server: Socket) {
-    let shard = &tracked.shard;
-    let reason = relay::plain(shard, &tracked.conn, client, server).await;
-    shard.ended(tracked.conn.subject(), reason);
+/// Starts to relay a tracked connection between two plain legs.
+pub(crate) fn relay(seat: Seat, tracked: Tracked, client: Socket, server: Socket) {
+    let shard = tracked.shard.clone();
+    let relayed = relay::plain(tracked, client, server, move |conn, reason| {
+        seat.shard.ended(conn.subject(), reason);
+    });
+    shard.spawn(relayed);
 }
 
 /// Refuses a connection that was accepted but not relayed: RST, so that the client does not take it for an end.

@@ -13,9 +13,10 @@ use halo_core::limits::{APP_READ_FIRST, APP_READ_MAX, APP_READ_MIN, DATA_PAYLOAD
 use halo_core::outcome::Reason;
 use halo_core::relay::Way;
 
+use crate::buffers::ReadSize;
 use crate::conn::Conn;
 use crate::ring::Turns;
-use crate::shard::Shard;
+use crate::shard::{Shard, Tracked};
 use crate::socket::{Closer, Reader, Socket, Writer};
 use crate::tunnel::{Arrival, Stream, Tunnel};
 use crate::wake::{Finally, Signal};
@@ -33,22 +34,23 @@ pub(crate) struct StreamOf {
     pub(crate) stream: Rc<Stream>,
 }
 
-/// Relays between an application and a stream. `app_sends` says which way the application's own bytes go.
+/// Relays between an application and a stream until both directions have ended, and then calls `after`. `app_sends`
+/// says which way the application's own bytes go.
 ///
 /// Not an `async fn`, nor is [`plain`]: that would hold its arguments beside what it makes of them for as long as the
 /// connection lives.
 pub(crate) fn hbone(
-    shard: &Rc<Shard>,
-    conn: &Rc<Conn>,
+    tracked: Tracked,
     app: Socket,
     app_sends: Way,
     stream: StreamOf,
-) -> impl Future<Output = Reason> {
+    after: impl FnOnce(&Conn, Reason),
+) -> impl Future<Output = ()> {
     let closer = app.closer();
     let Socket { mut reader, mut writer, .. } = app;
     let done = Rc::new(Cell::new(false));
-    let up = Direction::new(shard, conn, app_sends);
-    let down = Direction::new(shard, conn, opposite(app_sends));
+    let up = Direction::new(&tracked, app_sends);
+    let down = Direction::new(&tracked, opposite(app_sends));
     let task = {
         let (stream, done) = (stream.clone(), done.clone());
         async move {
@@ -60,40 +62,42 @@ pub(crate) fn hbone(
             up.ended(result);
         }
     };
-    shard.spawn(task);
+    tracked.shard.spawn(task);
     async move {
-        let _finished = Finally(|| stream.tunnel.finish(&stream.stream));
-        let result = download(&down, &mut writer, &closer, &stream).await;
-        down.ended(result);
-        while !done.get() {
-            // The answer has been delivered. What the application still sends has nowhere to go, and what the peer has
-            // broken off is cut.
-            if stream.stream.is_stopped() {
-                closer.end_reading();
+        {
+            let _finished = Finally(|| stream.tunnel.finish(&stream.stream));
+            let result = download(&down, &mut writer, &closer, &stream).await;
+            down.ended(result);
+            while !done.get() {
+                // The answer has been delivered. What the application still sends has nowhere to go, and what the peer
+                // has broken off is cut.
+                if stream.stream.is_stopped() {
+                    closer.end_reading();
+                }
+                // Once: a cut touches the stream itself.
+                if let Some(reason) = stream.stream.failed().filter(|_| tracked.conn.outcome().is_none()) {
+                    tracked.conn.cut(reason);
+                }
+                stream.stream.changed().await;
             }
-            // Once: a cut touches the stream itself.
-            if let Some(reason) = stream.stream.failed().filter(|_| conn.outcome().is_none()) {
-                conn.cut(reason);
-            }
-            stream.stream.changed().await;
         }
-        conn.outcome().unwrap_or(Reason::Complete)
+        after(&tracked.conn, tracked.conn.outcome().unwrap_or(Reason::Complete));
     }
 }
 
-/// Relays between two sockets.
+/// Relays between two sockets until both directions have ended, and then calls `after`.
 pub(crate) fn plain(
-    shard: &Rc<Shard>,
-    conn: &Rc<Conn>,
+    tracked: Tracked,
     client: Socket,
     server: Socket,
-) -> impl Future<Output = Reason> {
+    after: impl FnOnce(&Conn, Reason),
+) -> impl Future<Output = ()> {
     let (to_client, to_server) = (client.closer(), server.closer());
     let Socket { reader: mut client_reader, writer: mut client_writer, .. } = client;
     let Socket { reader: mut server_reader, writer: mut server_writer, .. } = server;
     let done = Rc::new(Signal::default());
-    let up = Direction::new(shard, conn, Way::Upstream);
-    let down = Direction::new(shard, conn, Way::Downstream);
+    let up = Direction::new(&tracked, Way::Upstream);
+    let down = Direction::new(&tracked, Way::Downstream);
     let task = {
         let done = done.clone();
         async move {
@@ -102,12 +106,12 @@ pub(crate) fn plain(
             up.ended(result);
         }
     };
-    shard.spawn(task);
+    tracked.shard.spawn(task);
     async move {
         let result = copy(&down, &mut server_reader, &mut client_writer, &to_client).await;
         down.ended(result);
         done.wait().await;
-        conn.outcome().unwrap_or(Reason::Complete)
+        after(&tracked.conn, tracked.conn.outcome().unwrap_or(Reason::Complete));
     }
 }
 
@@ -130,9 +134,9 @@ impl Drop for Direction {
 }
 
 impl Direction {
-    fn new(shard: &Rc<Shard>, conn: &Rc<Conn>, way: Way) -> Self {
-        let (over, turns) = (Cell::new(false), Turns::default());
-        Self { shard: shard.clone(), conn: conn.clone(), way, over, turns }
+    fn new(tracked: &Tracked, way: Way) -> Self {
+        let (shard, conn) = (tracked.shard.clone(), tracked.conn.clone());
+        Self { shard, conn, way, over: Cell::new(false), turns: Turns::default() }
     }
 
     fn moved(&self, bytes: usize) {
@@ -275,14 +279,18 @@ async fn copy(
 /// takes nothing, it serves other connections of the shard.
 struct Intake {
     buffer: Vec<u8>,
-    size: Size,
+    size: ReadSize,
     /// The last read took everything there was.
     drained: bool,
 }
 
 impl Intake {
     fn new(size_max: usize) -> Self {
-        Self { buffer: Vec::new(), size: Size::new(size_max), drained: true }
+        Self {
+            buffer: Vec::new(),
+            size: ReadSize::new(APP_READ_FIRST, APP_READ_MIN, size_max),
+            drained: true,
+        }
     }
 
     /// Reads what is there, at most `window` bytes or as many as a quiet connection reads; 0 is the end.
@@ -292,7 +300,7 @@ impl Intake {
         reader: &mut Reader,
         window: usize,
     ) -> Result<usize, Reason> {
-        let size = self.size.next;
+        let size = self.size.next();
         if size >= LARGE && self.drained {
             direction.turns.run(reader.readable()).await.map_err(|_| Reason::Reset)?;
         }
@@ -315,80 +323,8 @@ impl Intake {
     fn settle(&mut self, shard: &Shard, length: usize) {
         self.size.after(length);
         let kept = self.buffer.capacity();
-        if kept >= LARGE || kept / 4 >= self.size.next {
+        if kept >= LARGE || kept / 4 >= self.size.next() {
             shard.buffers.give(std::mem::take(&mut self.buffer));
-        }
-    }
-}
-
-/// Small reads in a row after which the next one is made smaller.
-const SMALL_READS: u8 = 8;
-
-/// The next read's size: four times larger after a full read, a quarter after small ones. A flow that mixes small
-/// messages with large ones keeps its size; one that has sent nothing but small ones gives up the first size at once.
-struct Size {
-    next: usize,
-    max: usize,
-    /// Reads in a row that used less than an eighth.
-    small: u8,
-}
-
-impl Size {
-    fn new(max: usize) -> Self {
-        Self { next: APP_READ_FIRST, max, small: SMALL_READS - 1 }
-    }
-
-    fn after(&mut self, length: usize) {
-        if length >= self.next {
-            (self.next, self.small) = (self.next.saturating_mul(4).min(self.max), 0);
-        } else if length >= self.next / 8 {
-            self.small = 0;
-        } else {
-            self.small += 1;
-        }
-        if self.small >= SMALL_READS {
-            (self.next, self.small) = ((self.next / 4).max(APP_READ_MIN), 0);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(size: &mut Size, lengths: impl IntoIterator<Item = usize>) -> usize {
-        for length in lengths {
-            size.after(length);
-        }
-        size.next
-    }
-
-    #[test]
-    fn a_read_grows_while_it_is_filled_and_shrinks_when_the_flow_is_quiet() {
-        let mut size = Size::new(APP_READ_MAX);
-        assert_eq!(read(&mut size, [usize::MAX; 8]), APP_READ_MAX);
-        assert_eq!(read(&mut size, [APP_READ_MAX / 2; 8]), APP_READ_MAX);
-        assert_eq!(read(&mut size, [1; 100]), APP_READ_MIN);
-    }
-
-    #[test]
-    fn a_first_small_message_shrinks_the_read_at_once_and_later_ones_in_a_row() {
-        let mut size = Size::new(APP_READ_MAX);
-        assert_eq!(read(&mut size, [1]), APP_READ_MIN);
-        assert_eq!(read(&mut size, [APP_READ_MIN]), 4 * APP_READ_MIN);
-        assert_eq!(read(&mut size, [1; 7]), 4 * APP_READ_MIN);
-        assert_eq!(read(&mut size, [1024]), 4 * APP_READ_MIN);
-        assert_eq!(read(&mut size, [1; 8]), APP_READ_MIN);
-    }
-
-    #[test]
-    fn a_message_of_any_size_is_one_read_once_the_flow_has_settled() {
-        for length in 1..APP_READ_MAX {
-            let mut size = Size::new(APP_READ_MAX);
-            let settled = read(&mut size, [length.min(APP_READ_FIRST); 2]).max(APP_READ_MIN);
-            let grown = (0..8).fold(settled, |_, _| read(&mut size, [length]));
-            assert!(grown > length || grown == APP_READ_MAX, "{length}: {grown}");
-            assert_eq!(read(&mut size, [length; 64]), grown, "{length}");
         }
     }
 }

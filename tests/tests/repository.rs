@@ -15,6 +15,7 @@ const SHARD_ALLOWED: &[&str] = &[
     "io-uring",
     "monoio",
     "nix",
+    "pin-project-lite",
     "rustls",
     "rustls-webpki",
     "socket2",

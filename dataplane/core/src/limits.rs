@@ -8,15 +8,17 @@ pub const FRAME_HEADER_LEN: usize = 9;
 pub const DATA_PAYLOAD_MAX: usize = 4 * RECORD_PLAINTEXT_MAX - FRAME_HEADER_LEN;
 /// Largest read from an application: four frames.
 pub const APP_READ_MAX: usize = 4 * DATA_PAYLOAD_MAX;
+/// First read from an application, which most requests fit.
+pub const APP_READ_FIRST: usize = 2 * 1024;
 /// Smallest read from an application, for connections that are quiet.
-pub const APP_READ_MIN: usize = 2 * 1024;
+pub const APP_READ_MIN: usize = 512;
 /// Read from a tunnel's socket.
 pub const TUNNEL_READ: usize = 256 * 1024;
 /// Sealed bytes that may wait on one tunnel before its streams stop reading their applications.
 pub const TUNNEL_PENDING_MAX: usize = 256 * 1024;
 
 const _: () = assert!(DATA_PAYLOAD_MAX + FRAME_HEADER_LEN == 4 * RECORD_PLAINTEXT_MAX);
-const _: () = assert!(APP_READ_MIN < APP_READ_MAX);
+const _: () = assert!(APP_READ_MIN < APP_READ_FIRST && APP_READ_FIRST < APP_READ_MAX);
 const _: () = assert!(TUNNEL_PENDING_MAX >= APP_READ_MAX);
 
 /// The bounds of a shard that configuration may change.

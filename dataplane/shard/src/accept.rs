@@ -69,19 +69,11 @@ pub(crate) async fn run(shard: Rc<Shard>, pod: Rc<Pod>, listener: Rc<Listener>, 
                 continue;
             }
         };
-        let (shard_, pod_) = (shard.clone(), pod.clone());
-        shard.spawn(async move {
-            match capture {
-                Capture::Outbound => {
-                    let _seat = seat;
-                    outbound::serve(shard_, pod_, socket, peer).await;
-                }
-                Capture::InboundPlaintext => {
-                    let _seat = seat;
-                    plaintext::serve(shard_, pod_, socket, peer).await;
-                }
-                Capture::Inbound => inbound::serve(shard_, seat, socket, (peer, pod_)).await,
-            }
-        });
+        // A task of its own for each kind, which is then no larger than its own kind needs.
+        match capture {
+            Capture::Outbound => shard.spawn(outbound::serve(seat, socket, peer)),
+            Capture::Inbound => shard.spawn(inbound::serve(seat, socket, peer)),
+            Capture::InboundPlaintext => shard.spawn(plaintext::serve(seat, socket, peer)),
+        }
     }
 }

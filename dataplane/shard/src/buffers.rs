@@ -35,6 +35,51 @@ impl Buffers {
     }
 }
 
+/// Small reads in a row after which the next one is made smaller.
+const SMALL_READS: u8 = 8;
+
+/// The size of a flow's next read: four times larger after a full read, a quarter after small ones.
+///
+/// A flow that mixes small messages with large ones keeps its size; one that has carried nothing but small ones gives
+/// up its first size at once.
+pub(crate) struct ReadSize {
+    next: u32,
+    min: u32,
+    max: u32,
+    /// Reads in a row that used less than an eighth.
+    small: u8,
+}
+
+impl ReadSize {
+    /// Sizes from `first` on, never below `min` or above `max`.
+    pub(crate) fn new(first: usize, min: usize, max: usize) -> Self {
+        debug_assert!(min <= first && first <= max);
+        let [next, min, max] = [first, min, max].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        Self { next, min, max, small: SMALL_READS - 1 }
+    }
+
+    /// Bytes to read next.
+    pub(crate) fn next(&self) -> usize {
+        self.next as usize
+    }
+
+    /// A read took `length` bytes. Says whether the flow is quiet, so that a buffer beyond `next` is held for nothing.
+    pub(crate) fn after(&mut self, length: usize) -> bool {
+        if length >= self.next() {
+            (self.next, self.small) = (self.next.saturating_mul(4).min(self.max), 0);
+        } else if length >= self.next() / 8 {
+            self.small = 0;
+        } else {
+            self.small += 1;
+        }
+        let quiet = self.small >= SMALL_READS;
+        if quiet {
+            (self.next, self.small) = ((self.next / 4).max(self.min), 0);
+        }
+        quiet
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +95,45 @@ mod tests {
         let again = buffers.take(KEPT_MIN);
         assert!(again.is_empty() && again.as_ptr() == address);
         assert!(buffers.spare.borrow().is_empty());
+    }
+
+    const FIRST: usize = 2048;
+    const MIN: usize = 512;
+    const MAX: usize = 262_000;
+
+    fn read(size: &mut ReadSize, lengths: impl IntoIterator<Item = usize>) -> usize {
+        for length in lengths {
+            size.after(length);
+        }
+        size.next()
+    }
+
+    #[test]
+    fn a_read_grows_while_it_is_filled_and_shrinks_when_the_flow_is_quiet() {
+        let mut size = ReadSize::new(FIRST, MIN, MAX);
+        assert_eq!(read(&mut size, [usize::MAX; 8]), MAX);
+        assert_eq!(read(&mut size, [MAX / 2; 8]), MAX);
+        assert_eq!(read(&mut size, [1; 100]), MIN);
+    }
+
+    #[test]
+    fn a_first_small_message_shrinks_the_read_at_once_and_later_ones_only_in_a_row() {
+        let mut size = ReadSize::new(FIRST, MIN, MAX);
+        assert_eq!(read(&mut size, [1]), MIN);
+        assert_eq!(read(&mut size, [MIN]), FIRST);
+        assert_eq!(read(&mut size, [1; 7]), FIRST);
+        assert_eq!(read(&mut size, [1024]), FIRST);
+        assert_eq!(read(&mut size, [1; 8]), MIN);
+    }
+
+    #[test]
+    fn a_message_of_any_size_is_one_read_once_the_flow_has_settled() {
+        for length in (1..MAX).step_by(7) {
+            let mut size = ReadSize::new(FIRST, MIN, MAX);
+            let settled = read(&mut size, [length; 8]);
+            assert!(settled > length || settled == MAX, "{length}: {settled}");
+            assert_eq!(read(&mut size, [length; 64]), settled, "{length}");
+        }
     }
 
     #[test]

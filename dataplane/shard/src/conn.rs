@@ -1,6 +1,7 @@
 //! One relayed connection as the shard tracks it: for the live view, for policy changes, for removal and drain.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 
@@ -23,11 +24,28 @@ pub(crate) struct Parties {
     /// The client's address.
     pub(crate) source: SocketAddr,
     /// What the client asked for.
-    pub(crate) original: String,
+    pub(crate) original: Original,
     /// What the proxy connected to.
     pub(crate) destination: SocketAddr,
     pub(crate) source_identity: Option<Identity>,
     pub(crate) destination_identity: Option<Identity>,
+}
+
+/// What a client asked for. It becomes text only when somebody asks.
+pub(crate) enum Original {
+    /// The destination of a captured connection.
+    Address(SocketAddr),
+    /// The authority of a CONNECT request.
+    Authority(Box<str>),
+}
+
+impl fmt::Display for Original {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(out),
+            Self::Authority(authority) => authority.fmt(out),
+        }
+    }
 }
 
 /// A tracked connection.
@@ -40,7 +58,8 @@ pub(crate) struct Conn {
     pub(crate) sent: Cell<u64>,
     relay: RefCell<Relay>,
     half_close: RefCell<Option<Deadline>>,
-    sockets: RefCell<Vec<Closer>>,
+    /// One or two.
+    sockets: RefCell<[Option<Closer>; 2]>,
     stream: RefCell<Option<(Weak<Tunnel>, Weak<Stream>)>>,
 }
 
@@ -60,7 +79,12 @@ impl Conn {
 
     /// Adds a socket that ends with the connection.
     pub(crate) fn hold_socket(&self, closer: Closer) {
-        self.sockets.borrow_mut().push(closer);
+        let mut sockets = self.sockets.borrow_mut();
+        let vacant = sockets.iter_mut().find(|socket| socket.is_none());
+        debug_assert!(vacant.is_some(), "a connection has two legs at most");
+        if let Some(vacant) = vacant {
+            *vacant = Some(closer);
+        }
     }
 
     /// Names the stream that ends with the connection.
@@ -71,7 +95,7 @@ impl Conn {
     /// Cuts the connection: its sockets are reset, its stream is reset. The first reason stands.
     pub(crate) fn cut(&self, reason: Reason) {
         self.relay.borrow_mut().failed(reason);
-        for socket in self.sockets.borrow().iter() {
+        for socket in self.sockets.borrow().iter().flatten() {
             socket.abort();
         }
         let stream = self.stream.borrow().clone();
@@ -141,7 +165,7 @@ impl Conn {
             pod: self.pod.uid.clone(),
             direction: self.parties.direction,
             source: self.parties.source,
-            original_destination: self.parties.original.clone(),
+            original_destination: self.parties.original.to_string(),
             destination: self.parties.destination,
             transport: self.parties.transport,
             source_identity: self.parties.source_identity.clone(),

@@ -15,7 +15,7 @@ use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
 use halo_core::resolve;
 
-use crate::conn::Parties;
+use crate::conn::{Original, Parties};
 use crate::plaintext;
 use crate::pod::{Pod, Seat, SeatKind};
 use crate::refusal::Subject;
@@ -44,12 +44,8 @@ pub(crate) struct Peer {
 }
 
 /// Takes a connection through its handshake and starts the tunnel.
-pub(crate) async fn serve(
-    shard: Rc<Shard>,
-    seat: Seat,
-    socket: Socket,
-    (client, pod): (SocketAddr, Rc<Pod>),
-) {
+pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
+    let (shard, pod) = (seat.shard.clone(), seat.pod.clone());
     let destination = socket.local_address();
     let subject = Subject::new(&pod, Direction::Inbound, client, destination.as_ref().ok().copied());
     let started = match destination {
@@ -106,15 +102,25 @@ pub(crate) fn admit(
     shard.spawn(request(shard.clone(), peer.clone(), stream, head));
 }
 
+/// Takes a request to the application and starts to relay it. The relay is a task of its own: it needs a fraction of
+/// the state that this one does.
 async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: RequestHead) {
-    let opened = open(&shard, &peer, &stream, &head).await;
-    let reason = match opened {
-        Ok((tracked, app)) => relay::hbone(&shard, &tracked.conn, app, Way::Downstream, stream).await,
+    match open(&shard, &peer, &stream, head).await {
+        Ok((tracked, app)) => {
+            let relayed = relay::hbone(tracked, app, Way::Downstream, stream, {
+                let shard = shard.clone();
+                move |_, reason| ended(&shard, &peer, reason)
+            });
+            shard.spawn(relayed);
+        }
         Err(reason) => {
             stream.tunnel.refuse(&stream.stream, reason.outcome().status);
-            reason
+            ended(&shard, &peer, reason);
         }
-    };
+    }
+}
+
+fn ended(shard: &Shard, peer: &Peer, reason: Reason) {
     let subject = Subject {
         pod: &peer.pod,
         direction: Direction::Inbound,
@@ -130,15 +136,15 @@ async fn open(
     shard: &Rc<Shard>,
     peer: &Rc<Peer>,
     stream: &StreamOf,
-    head: &RequestHead,
+    head: RequestHead,
 ) -> Result<(Tracked, Socket), Reason> {
     let seat = peer.pod.seat(shard, SeatKind::Connection)?;
-    let (destination, response) = decide(shard, peer, head)?;
+    let (destination, response) = decide(shard, peer, &head)?;
     let parties = Parties {
         direction: Direction::Inbound,
         transport: Transport::Hbone,
         source: peer.client,
-        original: head.authority.clone().unwrap_or_default(),
+        original: Original::Authority(head.authority.unwrap_or_default().into()),
         destination,
         source_identity: Some(peer.identity.clone()),
         destination_identity: Some(peer.own_identity.clone()),

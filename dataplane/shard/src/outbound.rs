@@ -18,14 +18,14 @@ use halo_core::report::{Direction, Transport};
 use halo_core::resolve::{self, Captured, HboneRoute, Route, TcpRoute};
 use halo_core::workload::Workload;
 
-use crate::conn::Parties;
+use crate::conn::{Original, Parties};
 use crate::plaintext;
-use crate::pod::{Leg, Pod};
+use crate::pod::{Leg, Pod, Seat};
 use crate::pool::{self, Place};
 use crate::refusal::Subject;
 use crate::relay::{self, StreamOf};
 use crate::ring;
-use crate::shard::Shard;
+use crate::shard::{Shard, Tracked};
 use crate::socket::Socket;
 use crate::stats::Phase;
 use crate::tunnel::Stream;
@@ -33,22 +33,46 @@ use crate::tunnel::Stream;
 /// Tunnels tried for one connection: a tunnel may be lost, or begin to drain, between being chosen and being used.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// Takes a captured connection to its destination and relays it.
-pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
+/// Takes a captured connection to its destination and starts to relay it. The relay is a task of its own: it needs a
+/// fraction of the state that this one does.
+pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
+    match admit(&seat, &socket, client).await {
+        Some((tracked, Upstream::Tcp(upstream))) => plaintext::relay(seat, tracked, socket, upstream),
+        Some((tracked, Upstream::Hbone(place, stream))) => hbone(seat, tracked, socket, (place, stream)),
+        None => {}
+    }
+}
+
+/// The far side of a connection.
+enum Upstream {
+    Tcp(Socket),
+    Hbone(Place, Rc<Stream>),
+}
+
+/// Connects to where a captured connection goes, and tracks it; `None` once it is refused.
+async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Tracked, Upstream)> {
+    let (shard, pod) = (&seat.shard, &seat.pod);
     let destination = socket.original_destination(client);
-    let subject = Subject::new(&pod, Direction::Outbound, client, destination.as_ref().ok().copied());
-    let Ok(destination) = destination else {
-        return plaintext::refuse(&shard, &socket, subject, Reason::LocalSocket);
+    let subject = Subject::new(pod, Direction::Outbound, client, destination.as_ref().ok().copied());
+    let opened = match destination {
+        Ok(destination) => connect(shard, subject, socket, (pod, destination)).await,
+        Err(_) => Err(Reason::LocalSocket),
     };
-    let (source, route) = match route(&shard, &pod, client, destination).await {
-        Ok(routed) => routed,
-        Err(reason) => return plaintext::refuse(&shard, &socket, subject, reason),
-    };
-    let ask = Ask { shard: &shard, pod: &pod, subject, source, destination };
+    opened.map_err(|reason| plaintext::refuse(shard, socket, subject, reason)).ok()
+}
+
+async fn connect(
+    shard: &Rc<Shard>,
+    subject: Subject<'_>,
+    socket: &Socket,
+    (pod, destination): (&Rc<Pod>, SocketAddr),
+) -> Result<(Tracked, Upstream), Reason> {
+    let (source, route) = route(shard, pod, subject.source, destination).await?;
+    let ask = Ask { shard, pod, subject, source, destination };
     match route {
         Route::Tcp(to) => tcp(&ask, socket, to).await,
-        Route::Hbone(to) => hbone(&ask, socket, to).await,
-        Route::Deny(reason) => ask.refuse(&socket, reason),
+        Route::Hbone(to) => tunnelled(&ask, socket, to).await,
+        Route::Deny(reason) => Err(reason),
     }
 }
 
@@ -59,12 +83,6 @@ struct Ask<'a> {
     subject: Subject<'a>,
     source: Arc<Workload>,
     destination: SocketAddr,
-}
-
-impl Ask<'_> {
-    fn refuse(&self, socket: &Socket, reason: Reason) {
-        plaintext::refuse(self.shard, socket, self.subject, reason);
-    }
 }
 
 /// Decides by one generation. A pod that the control plane has not delivered yet is waited for.
@@ -84,46 +102,49 @@ async fn route(
     Ok((source, route))
 }
 
-/// Relays to a destination outside the mesh.
-async fn tcp(ask: &Ask<'_>, socket: Socket, to: TcpRoute) {
-    let upstream = match ask.pod.connect(ask.shard, to.destination, Leg::Out).await {
-        Ok(upstream) => upstream,
-        Err(reason) => return ask.refuse(&socket, reason),
-    };
+/// Connects to a destination outside the mesh.
+async fn tcp(ask: &Ask<'_>, socket: &Socket, to: TcpRoute) -> Result<(Tracked, Upstream), Reason> {
+    let upstream = ask.pod.connect(ask.shard, to.destination, Leg::Out).await?;
     let parties = Parties {
         direction: Direction::Outbound,
         transport: Transport::Tcp,
         source: ask.subject.source,
-        original: ask.destination.to_string(),
+        original: Original::Address(ask.destination),
         destination: to.destination,
         source_identity: None,
         destination_identity: None,
     };
-    plaintext::relay(ask.shard, ask.pod, parties, (socket, upstream)).await;
+    let tracked = plaintext::track(ask.shard, ask.pod, parties, [socket, &upstream]);
+    Ok((tracked, Upstream::Tcp(upstream)))
 }
 
-/// Relays through a tunnel.
-async fn hbone(ask: &Ask<'_>, socket: Socket, to: HboneRoute) {
-    let shard = ask.shard;
-    let (place, stream) = match open(ask, &to).await {
-        Ok(opened) => opened,
-        Err(reason) => return ask.refuse(&socket, reason),
-    };
+/// Opens a stream on a tunnel.
+async fn tunnelled(ask: &Ask<'_>, socket: &Socket, to: HboneRoute) -> Result<(Tracked, Upstream), Reason> {
+    let (place, stream) = open(ask, &to).await?;
     let parties = Parties {
         direction: Direction::Outbound,
         transport: Transport::Hbone,
         source: ask.subject.source,
-        original: ask.destination.to_string(),
+        original: Original::Address(ask.destination),
         destination: to.peer,
         source_identity: Some(ask.source.identity()),
         destination_identity: Some(place.tunnel.identity.clone()),
     };
-    let tracked = shard.track(ask.pod, parties);
+    let tracked = ask.shard.track(ask.pod, parties);
     tracked.conn.hold_socket(socket.closer());
     tracked.conn.hold_stream(&place.tunnel, &stream);
+    Ok((tracked, Upstream::Hbone(place, stream)))
+}
+
+/// Starts to relay a tracked connection through a tunnel.
+fn hbone(seat: Seat, tracked: Tracked, socket: Socket, (place, stream): (Place, Rc<Stream>)) {
+    let shard = tracked.shard.clone();
     let stream = StreamOf { tunnel: place.tunnel.clone(), stream };
-    let reason = relay::hbone(shard, &tracked.conn, socket, Way::Upstream, stream).await;
-    shard.ended(tracked.conn.subject(), reason);
+    let relayed = relay::hbone(tracked, socket, Way::Upstream, stream, move |conn, reason| {
+        seat.shard.ended(conn.subject(), reason);
+        drop((place, seat));
+    });
+    shard.spawn(relayed);
 }
 
 /// Opens a stream and waits for the far side's 200.

@@ -11,36 +11,48 @@ use halo_core::outcome::Reason;
 use halo_core::rbac;
 use halo_core::report::{Direction, Transport};
 
-use crate::conn::Parties;
-use crate::pod::{Leg, Pod};
+use crate::conn::{Original, Parties};
+use crate::pod::{Leg, Pod, Seat};
 use crate::refusal::Subject;
 use crate::relay;
-use crate::shard::Shard;
+use crate::shard::{Shard, Tracked};
 use crate::socket::Socket;
 use crate::stats::Phase;
 
-/// Takes a captured plain connection to the application, if policy lets it.
-pub(crate) async fn serve(shard: Rc<Shard>, pod: Rc<Pod>, socket: Socket, client: SocketAddr) {
+/// Takes a captured plain connection to the application, if policy lets it. The relay is a task of its own: it needs a
+/// fraction of the state that this one does.
+pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
+    if let Some((tracked, app)) = admit(&seat, &socket, client).await {
+        relay(seat, tracked, socket, app);
+    }
+}
+
+/// Decides on a connection, connects it and tracks it; `None` once it is refused.
+async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Tracked, Socket)> {
+    let (shard, pod) = (&seat.shard, &seat.pod);
     let destination = socket.original_destination(client);
-    let subject = Subject::new(&pod, Direction::Inbound, client, destination.as_ref().ok().copied());
+    let subject = Subject::new(pod, Direction::Inbound, client, destination.as_ref().ok().copied());
     let opened = match destination {
-        Ok(destination) => open(&shard, &pod, client, destination).await.map(|app| (destination, app)),
+        Ok(destination) => open(shard, pod, client, destination).await.map(|app| (destination, app)),
         Err(_) => Err(Reason::LocalSocket),
     };
     let (destination, app) = match opened {
         Ok(opened) => opened,
-        Err(reason) => return refuse(&shard, &socket, subject, reason),
+        Err(reason) => {
+            refuse(shard, socket, subject, reason);
+            return None;
+        }
     };
     let parties = Parties {
         direction: Direction::Inbound,
         transport: Transport::Tcp,
         source: client,
-        original: destination.to_string(),
+        original: Original::Address(destination),
         destination,
         source_identity: None,
         destination_identity: None,
     };
-    relay(&shard, &pod, parties, (socket, app)).await;
+    Some((track(shard, pod, parties, [socket, &app]), app))
 }
 
 async fn open(
@@ -81,13 +93,22 @@ pub(crate) async fn connect_to_app(
     connected
 }
 
-/// Tracks and relays a connection between two plain legs, client's first.
-pub(crate) async fn relay(shard: &Rc<Shard>, pod: &Rc<Pod>, parties: Parties, legs: (Socket, Socket)) {
+/// Tracks a connection between two plain legs.
+pub(crate) fn track(shard: &Rc<Shard>, pod: &Rc<Pod>, parties: Parties, legs: [&Socket; 2]) -> Tracked {
     let tracked = shard.track(pod, parties);
-    tracked.conn.hold_socket(legs.0.closer());
-    tracked.conn.hold_socket(legs.1.closer());
-    let reason = relay::plain(shard, &tracked.conn, legs.0, legs.1).await;
-    shard.ended(tracked.conn.subject(), reason);
+    for leg in legs {
+        tracked.conn.hold_socket(leg.closer());
+    }
+    tracked
+}
+
+/// Starts to relay a tracked connection between two plain legs.
+pub(crate) fn relay(seat: Seat, tracked: Tracked, client: Socket, server: Socket) {
+    let shard = tracked.shard.clone();
+    let relayed = relay::plain(tracked, client, server, move |conn, reason| {
+        seat.shard.ended(conn.subject(), reason);
+    });
+    shard.spawn(relayed);
 }
 
 /// Refuses a connection that was accepted but not relayed: RST, so that the client does not take it for an end.

@@ -176,8 +176,8 @@ pub(crate) enum SeatKind {
 
 /// One place among a pod's connections or tunnels; dropping it gives the place back.
 pub(crate) struct Seat {
-    shard: Rc<Shard>,
-    pod: Rc<Pod>,
+    pub(crate) shard: Rc<Shard>,
+    pub(crate) pod: Rc<Pod>,
     kind: SeatKind,
 }
 

@@ -9,13 +9,14 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use halo_core::hbone::SMALL_DATA;
-use halo_core::limits::{APP_READ_MAX, APP_READ_MIN, DATA_PAYLOAD_MAX};
+use halo_core::limits::{APP_READ_FIRST, APP_READ_MAX, APP_READ_MIN, DATA_PAYLOAD_MAX};
 use halo_core::outcome::Reason;
 use halo_core::relay::Way;
 
+use crate::buffers::ReadSize;
 use crate::conn::Conn;
 use crate::ring::Turns;
-use crate::shard::Shard;
+use crate::shard::{Shard, Tracked};
 use crate::socket::{Closer, Reader, Socket, Writer};
 use crate::tunnel::{Arrival, Stream, Tunnel};
 use crate::wake::{Finally, Signal};
@@ -33,19 +34,23 @@ pub(crate) struct StreamOf {
     pub(crate) stream: Rc<Stream>,
 }
 
-/// Relays between an application and a stream. `app_sends` says which way the application's own bytes go.
-pub(crate) async fn hbone(
-    shard: &Rc<Shard>,
-    conn: &Rc<Conn>,
+/// Relays between an application and a stream until both directions have ended, and then calls `after`. `app_sends`
+/// says which way the application's own bytes go.
+///
+/// Not an `async fn`, nor is [`plain`]: that would hold its arguments beside what it makes of them for as long as the
+/// connection lives.
+pub(crate) fn hbone(
+    tracked: Tracked,
     app: Socket,
     app_sends: Way,
     stream: StreamOf,
-) -> Reason {
+    after: impl FnOnce(&Conn, Reason),
+) -> impl Future<Output = ()> {
     let closer = app.closer();
     let Socket { mut reader, mut writer, .. } = app;
     let done = Rc::new(Cell::new(false));
-    let up = Direction::new(shard, conn, app_sends);
-    let down = Direction::new(shard, conn, opposite(app_sends));
+    let up = Direction::new(&tracked, app_sends);
+    let down = Direction::new(&tracked, opposite(app_sends));
     let task = {
         let (stream, done) = (stream.clone(), done.clone());
         async move {
@@ -57,33 +62,42 @@ pub(crate) async fn hbone(
             up.ended(result);
         }
     };
-    let _finished = Finally(|| stream.tunnel.finish(&stream.stream));
-    shard.spawn(task);
-    let result = download(&down, &mut writer, &closer, &stream).await;
-    down.ended(result);
-    while !done.get() {
-        // The answer has been delivered. What the application still sends has nowhere to go, and what the peer has
-        // broken off is cut.
-        if stream.stream.is_stopped() {
-            closer.end_reading();
+    tracked.shard.spawn(task);
+    async move {
+        {
+            let _finished = Finally(|| stream.tunnel.finish(&stream.stream));
+            let result = download(&down, &mut writer, &closer, &stream).await;
+            down.ended(result);
+            while !done.get() {
+                // The answer has been delivered. What the application still sends has nowhere to go, and what the peer
+                // has broken off is cut.
+                if stream.stream.is_stopped() {
+                    closer.end_reading();
+                }
+                // Once: a cut touches the stream itself.
+                if let Some(reason) = stream.stream.failed().filter(|_| tracked.conn.outcome().is_none()) {
+                    tracked.conn.cut(reason);
+                }
+                stream.stream.changed().await;
+            }
         }
-        // Once: a cut touches the stream itself.
-        if let Some(reason) = stream.stream.failed().filter(|_| conn.outcome().is_none()) {
-            conn.cut(reason);
-        }
-        stream.stream.changed().await;
+        after(&tracked.conn, tracked.conn.outcome().unwrap_or(Reason::Complete));
     }
-    conn.outcome().unwrap_or(Reason::Complete)
 }
 
-/// Relays between two sockets.
-pub(crate) async fn plain(shard: &Rc<Shard>, conn: &Rc<Conn>, client: Socket, server: Socket) -> Reason {
+/// Relays between two sockets until both directions have ended, and then calls `after`.
+pub(crate) fn plain(
+    tracked: Tracked,
+    client: Socket,
+    server: Socket,
+    after: impl FnOnce(&Conn, Reason),
+) -> impl Future<Output = ()> {
     let (to_client, to_server) = (client.closer(), server.closer());
     let Socket { reader: mut client_reader, writer: mut client_writer, .. } = client;
     let Socket { reader: mut server_reader, writer: mut server_writer, .. } = server;
     let done = Rc::new(Signal::default());
-    let up = Direction::new(shard, conn, Way::Upstream);
-    let down = Direction::new(shard, conn, Way::Downstream);
+    let up = Direction::new(&tracked, Way::Upstream);
+    let down = Direction::new(&tracked, Way::Downstream);
     let task = {
         let done = done.clone();
         async move {
@@ -92,11 +106,13 @@ pub(crate) async fn plain(shard: &Rc<Shard>, conn: &Rc<Conn>, client: Socket, se
             up.ended(result);
         }
     };
-    shard.spawn(task);
-    let result = copy(&down, &mut server_reader, &mut client_writer, &to_client).await;
-    down.ended(result);
-    done.wait().await;
-    conn.outcome().unwrap_or(Reason::Complete)
+    tracked.shard.spawn(task);
+    async move {
+        let result = copy(&down, &mut server_reader, &mut client_writer, &to_client).await;
+        down.ended(result);
+        done.wait().await;
+        after(&tracked.conn, tracked.conn.outcome().unwrap_or(Reason::Complete));
+    }
 }
 
 /// What a direction needs to account for itself.
@@ -118,9 +134,9 @@ impl Drop for Direction {
 }
 
 impl Direction {
-    fn new(shard: &Rc<Shard>, conn: &Rc<Conn>, way: Way) -> Self {
-        let (over, turns) = (Cell::new(false), Turns::default());
-        Self { shard: shard.clone(), conn: conn.clone(), way, over, turns }
+    fn new(tracked: &Tracked, way: Way) -> Self {
+        let (shard, conn) = (tracked.shard.clone(), tracked.conn.clone());
+        Self { shard, conn, way, over: Cell::new(false), turns: Turns::default() }
     }
 
     fn moved(&self, bytes: usize) {
@@ -263,16 +279,18 @@ async fn copy(
 /// takes nothing, it serves other connections of the shard.
 struct Intake {
     buffer: Vec<u8>,
-    /// The next read's size.
-    size: usize,
-    size_max: usize,
+    size: ReadSize,
     /// The last read took everything there was.
     drained: bool,
 }
 
 impl Intake {
     fn new(size_max: usize) -> Self {
-        Self { buffer: Vec::new(), size: APP_READ_MIN, size_max, drained: true }
+        Self {
+            buffer: Vec::new(),
+            size: ReadSize::new(APP_READ_FIRST, APP_READ_MIN, size_max),
+            drained: true,
+        }
     }
 
     /// Reads what is there, at most `window` bytes or as many as a quiet connection reads; 0 is the end.
@@ -282,15 +300,16 @@ impl Intake {
         reader: &mut Reader,
         window: usize,
     ) -> Result<usize, Reason> {
-        if self.size >= LARGE && self.drained {
+        let size = self.size.next();
+        if size >= LARGE && self.drained {
             direction.turns.run(reader.readable()).await.map_err(|_| Reason::Reset)?;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        if buffer.capacity() < self.size {
-            buffer = direction.shard.buffers.take(self.size);
+        if buffer.capacity() < size {
+            buffer = direction.shard.buffers.take(size);
         }
-        let asked = self.size.min(window.max(APP_READ_MIN));
+        let asked = size.min(window.max(APP_READ_MIN));
         let (result, filled) = direction.turns.run(reader.read_up_to(buffer, asked)).await;
         self.buffer = filled;
         direction.shard.counters.reads.increment();
@@ -302,40 +321,10 @@ impl Intake {
     /// Chooses the next read's size after one of `length` bytes has been passed on, and gives back what is too large
     /// to keep.
     fn settle(&mut self, shard: &Shard, length: usize) {
-        self.size = next_size(self.size, length, self.size_max);
+        self.size.after(length);
         let kept = self.buffer.capacity();
-        if kept >= LARGE || kept / 4 > self.size {
+        if kept >= LARGE || kept / 4 >= self.size.next() {
             shard.buffers.give(std::mem::take(&mut self.buffer));
         }
-    }
-}
-
-/// The next read's size: four times larger after a full read, a quarter after one that used less than an eighth.
-fn next_size(size: usize, length: usize, max: usize) -> usize {
-    if length >= size {
-        size.saturating_mul(4).min(max)
-    } else if length < size / 8 {
-        (size / 4).max(APP_READ_MIN)
-    } else {
-        size
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_read_grows_while_it_is_filled_and_shrinks_when_the_flow_is_quiet() {
-        let mut size = APP_READ_MIN;
-        for _ in 0..8 {
-            size = next_size(size, size, APP_READ_MAX);
-        }
-        assert_eq!(size, APP_READ_MAX);
-        assert_eq!(next_size(size, size / 2, APP_READ_MAX), size);
-        for _ in 0..8 {
-            size = next_size(size, 1, APP_READ_MAX);
-        }
-        assert_eq!(size, APP_READ_MIN);
     }
 }

@@ -11,14 +11,18 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
+use pin_project_lite::pin_project;
 
-/// Entries of the submission ring. The runtime cannot recover from a full ring, so it is large.
-const RING_ENTRIES: u32 = 4096;
+/// Entries of the submission ring: operations that one turn of the loop starts without a system call in between. When
+/// it is full the runtime submits what it has, and goes on. The memory counts as ours, 64 bytes an entry.
+const SUBMISSIONS: u32 = 1024;
+/// Entries of the completion ring. Completions beyond it wait inside the kernel, which costs an allocation each.
+const COMPLETIONS: u32 = 4096;
 
 /// Which kernel interface to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,9 +104,10 @@ fn uring() -> io::Result<Ring> {
         (plain, "io_uring"),
     ];
     let mut refused = io::Error::from(io::ErrorKind::Unsupported);
-    for (builder, name) in ladder {
+    for (mut builder, name) in ladder {
+        builder.setup_cqsize(COMPLETIONS);
         let runtime = RuntimeBuilder::<IoUringDriver>::new()
-            .with_entries(RING_ENTRIES)
+            .with_entries(SUBMISSIONS)
             .uring_builder(builder)
             .enable_timer()
             .build();
@@ -130,27 +135,35 @@ where
     F: Future<Output = ()> + 'static,
     P: FnOnce(Box<dyn Any + Send>) + 'static,
 {
-    let guarded = Guarded { task: Box::pin(task) };
-    monoio::spawn(async move {
-        if let Err(thrown) = guarded.await {
+    monoio::spawn(Guarded { task, failed: Some(failed) });
+}
+
+pin_project! {
+    /// A task whose panics are told. It holds the task itself: a task is one allocation, the runtime's.
+    struct Guarded<F, P> {
+        #[pin]
+        task: F,
+        failed: Option<P>,
+    }
+}
+
+impl<F, P> Future for Guarded<F, P>
+where
+    F: Future<Output = ()>,
+    P: FnOnce(Box<dyn Any + Send>),
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let thrown = match catch_unwind(AssertUnwindSafe(|| this.task.poll(context))) {
+            Ok(poll) => return poll,
+            Err(thrown) => thrown,
+        };
+        if let Some(failed) = this.failed.take() {
             failed(thrown);
         }
-    });
-}
-
-/// A task whose panics are values.
-struct Guarded<F> {
-    task: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Guarded<F> {
-    type Output = Result<F::Output, Box<dyn Any + Send>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match catch_unwind(AssertUnwindSafe(|| self.task.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Ok),
-            Err(thrown) => Poll::Ready(Err(thrown)),
-        }
+        Poll::Ready(())
     }
 }
 
@@ -169,36 +182,71 @@ pub(crate) struct Turns {
 impl Turns {
     /// Runs an operation. After too many in a row that did not wait, the task waits for a timer, which alone lets the
     /// loop look for events: a task that is woken by another is run before them.
-    pub(crate) async fn run<F: Future>(&self, operation: F) -> F::Output {
-        if is_uring() {
-            return operation.await;
-        }
-        if self.taken.get() >= TURNS_MAX {
-            self.taken.set(0);
-            sleep_ms(1).await;
-        }
-        let mut operation = pin!(operation);
-        self.taken.set(self.taken.get() + 1);
-        poll_fn(|context| {
-            let poll = operation.as_mut().poll(context);
-            if poll.is_pending() {
-                self.taken.set(0);
-            }
-            poll
-        })
-        .await
+    pub(crate) fn run<F: Future>(&self, operation: F) -> Turn<'_, F> {
+        Turn { operation, turns: self, pause: None, counted: is_uring() }
     }
+}
+
+pin_project! {
+    /// An operation that takes its turn. Not an `async fn`: that would hold the operation several times over.
+    pub(crate) struct Turn<'a, F> {
+        #[pin]
+        operation: F,
+        turns: &'a Turns,
+        pause: Option<Sleep>,
+        counted: bool,
+    }
+}
+
+impl<F: Future> Future for Turn<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if !*this.counted {
+            let taken = &this.turns.taken;
+            if taken.get() >= TURNS_MAX {
+                let pause = this.pause.get_or_insert_with(|| sleep(1));
+                ready!(pause.as_mut().poll(context));
+                *this.pause = None;
+                taken.set(0);
+            }
+            taken.set(taken.get() + 1);
+            *this.counted = true;
+        }
+        let poll = this.operation.poll(context);
+        if poll.is_pending() {
+            this.turns.taken.set(0);
+        }
+        poll
+    }
+}
+
+/// A timer of the runtime. Its state is large and cache-aligned, and whoever waits should not be.
+type Sleep = Pin<Box<monoio::time::Sleep>>;
+
+fn sleep(ms: u64) -> Sleep {
+    Box::pin(monoio::time::sleep(Duration::from_millis(ms)))
 }
 
 /// Waits at least this long.
 pub(crate) async fn sleep_ms(ms: u64) {
-    monoio::time::sleep(Duration::from_millis(ms)).await;
+    sleep(ms).await;
 }
 
 /// Runs `future` for at most this long; `None` when time ran out. The future must be safe to drop at any point: a
 /// read or an accept is not.
 pub(crate) async fn within_ms<F: Future>(ms: u64, future: F) -> Option<F::Output> {
-    monoio::time::timeout(Duration::from_millis(ms), future).await.ok()
+    let (mut future, mut limit) = (pin!(future), None);
+    poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        // What is ready at once needs no timer.
+        let limit = limit.get_or_insert_with(|| sleep(ms));
+        limit.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }
 
 /// Milliseconds on the clock that every deadline of this process is read from.

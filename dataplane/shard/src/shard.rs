@@ -375,7 +375,7 @@ fn is_inbound(conn: &Conn) -> bool {
 
 /// Keeps a connection in the shard's table; a task that fails with it open has it cut.
 pub(crate) struct Tracked {
-    shard: Rc<Shard>,
+    pub(crate) shard: Rc<Shard>,
     id: u64,
     pub(crate) conn: Rc<Conn>,
     _seat: Option<Seat>,

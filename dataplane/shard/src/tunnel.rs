@@ -81,6 +81,8 @@ struct Core {
     records: AnyRecords,
     /// Sealed bytes that wait for the writer.
     out: Vec<u8>,
+    /// What `out` is replaced with when it is sent.
+    spare: Vec<u8>,
     /// Control frames on their way into a record.
     control: Vec<u8>,
     streams: BTreeMap<StreamId, Rc<Stream>>,
@@ -109,6 +111,15 @@ impl Core {
         self.control.clear();
         sealed
     }
+
+    /// Frees what a tunnel that is quiet does not need.
+    fn release(&mut self) {
+        for buffer in [&mut self.out, &mut self.spare, &mut self.control] {
+            if buffer.is_empty() {
+                *buffer = Vec::new();
+            }
+        }
+    }
 }
 
 impl Tunnel {
@@ -123,6 +134,7 @@ impl Tunnel {
                 session: start.session,
                 records,
                 out: Vec::new(),
+                spare: Vec::new(),
                 control: Vec::new(),
                 streams: BTreeMap::new(),
                 blocked: Vec::new(),
@@ -328,11 +340,6 @@ impl Tunnel {
     /// Whether a tunnel that closes has sent all it had.
     pub(crate) fn is_sent(&self) -> bool {
         self.sent.get()
-    }
-
-    /// Streams on the tunnel.
-    pub(crate) fn streams(&self) -> usize {
-        self.core.borrow().streams.len()
     }
 
     /// How many streams the peer allows at once, as far as it has said.

@@ -14,10 +14,16 @@ const STEP: usize = 64 * 1024;
 /// Capacity up to which a piece stays with its stream instead of going back to the shard.
 const KEPT_MAX: usize = 4 * 1024;
 
-/// The pieces, oldest first; none is empty.
+/// The pieces, oldest first; only the first may be empty, and then it is the only one.
 #[derive(Default)]
 pub(super) struct Inbox {
-    pieces: VecDeque<Vec<u8>>,
+    first: Vec<u8>,
+    /// The rest.
+    #[allow(
+        clippy::box_collection,
+        reason = "few streams ever have a second piece; the others pay for a pointer"
+    )]
+    later: Option<Box<VecDeque<Vec<u8>>>>,
     spare: Vec<u8>,
 }
 
@@ -25,24 +31,33 @@ impl Inbox {
     /// Appends bytes.
     pub(super) fn push(&mut self, mut bytes: &[u8], buffers: &Buffers) {
         while !bytes.is_empty() {
-            let room = self.pieces.back().map_or(0, |piece| PIECE_MAX - piece.len());
+            let room = if self.first.is_empty() { 0 } else { PIECE_MAX - self.last().len() };
             if room == 0 {
                 let piece = self.fresh(bytes.len(), buffers);
-                self.pieces.push_back(piece);
-                continue;
+                if self.first.is_empty() {
+                    self.first = piece;
+                } else {
+                    self.later.get_or_insert_default().push_back(piece);
+                }
             }
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            if let Some(piece) = self.pieces.back_mut() {
-                grow(piece, now.len());
-                piece.extend_from_slice(now);
-            }
-            bytes = later;
+            let piece = self.last();
+            let (now, rest) = bytes.split_at(bytes.len().min(PIECE_MAX - piece.len()));
+            grow(piece, now.len());
+            piece.extend_from_slice(now);
+            bytes = rest;
         }
+    }
+
+    fn last(&mut self) -> &mut Vec<u8> {
+        let later = self.later.as_mut().and_then(|later| later.back_mut());
+        later.unwrap_or(&mut self.first)
     }
 
     /// Takes the oldest piece.
     pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
-        self.pieces.pop_front()
+        let next = self.later.as_mut().and_then(|later| later.pop_front());
+        let oldest = std::mem::replace(&mut self.first, next.unwrap_or_default());
+        (!oldest.is_empty()).then_some(oldest)
     }
 
     /// Takes a piece back that has been written.
@@ -57,7 +72,8 @@ impl Inbox {
 
     /// Drops everything and says how many bytes it was.
     pub(super) fn clear(&mut self) -> usize {
-        let length = self.pieces.iter().map(Vec::len).sum();
+        let later: usize = self.later.iter().flat_map(|later| later.iter()).map(Vec::len).sum();
+        let length = self.first.len() + later;
         *self = Self::default();
         length
     }

@@ -8,6 +8,7 @@ use halo_core::limits::{RECORD_PLAINTEXT_MAX, TUNNEL_PENDING_MAX, TUNNEL_READ};
 use halo_core::outcome::Reason;
 
 use super::{Core, Side, Stream, Tunnel};
+use crate::buffers::ReadSize;
 use crate::inbound;
 use crate::ring::{self, Turns};
 use crate::shard::Shard;
@@ -15,10 +16,8 @@ use crate::socket::{Reader, Socket, Writer};
 use crate::tls::{Opened, Records, TlsError};
 use crate::wake::Finally;
 
-/// Read buffer of a tunnel without streams, which carries only probes.
-const READ_IDLE: usize = 4 * 1024;
-/// Smallest read buffer of a tunnel with streams.
-const READ_MIN: usize = 16 * 1024;
+/// Read buffer of a tunnel that is quiet.
+const READ_MIN: usize = 4 * 1024;
 /// A whole record: 5 bytes of header, the content type, 255 bytes of room for padding and tag (RFC 8446, 5.2).
 const RECORD_MAX: usize = RECORD_PLAINTEXT_MAX + 5 + 256;
 /// Sealed bytes waiting from which the peer is no longer read: a full out-buffer and one more frame of each kind.
@@ -26,7 +25,7 @@ const UNREAD_MAX: usize = 2 * TUNNEL_PENDING_MAX;
 /// Out-buffer capacity that a quiet tunnel keeps.
 const WRITE_KEPT: usize = 16 * 1024;
 
-const _: () = assert!(READ_IDLE < READ_MIN && READ_MIN < TUNNEL_READ && RECORD_MAX < TUNNEL_READ);
+const _: () = assert!(READ_MIN < TUNNEL_READ && RECORD_MAX < TUNNEL_READ);
 
 /// Why the reader stopped.
 enum Stop {
@@ -51,7 +50,8 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
         tunnel.fail(reason.get());
         shard.tunnel_ended(&tunnel, reason.get());
     });
-    let (mut filled, turns) = (false, Turns::default());
+    let (mut size, mut quiet, turns) =
+        (ReadSize::new(READ_MIN, READ_MIN, TUNNEL_READ), true, Turns::default());
     reason.set(loop {
         match process(&shard, &tunnel, &mut buffer) {
             Ok(used) => buffer.drain(..used),
@@ -67,13 +67,14 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
         while tunnel.core.borrow().out.len() > UNREAD_MAX && tunnel.ended().is_none() {
             tunnel.written.wait().await;
         }
-        buffer = resize(&shard, &tunnel, buffer, filled);
+        buffer = resize(&shard, buffer, size.next(), quiet);
+        let kept = buffer.len();
         let (result, read) = turns.run(reader.read(buffer)).await;
         buffer = read;
         shard.counters.reads.increment();
         match result {
             Ok(0) | Err(_) => break Reason::TunnelLost,
-            Ok(_) => filled = buffer.len() == buffer.capacity(),
+            Ok(_) => quiet = size.after(buffer.len() - kept),
         }
         if tunnel.ended().is_some() {
             break Reason::TunnelLost;
@@ -186,23 +187,12 @@ fn with(core: &Core, stream: StreamId, action: impl FnOnce(&Stream)) {
     }
 }
 
-/// Picks the next read's capacity: four times larger after a read that filled it, smaller when the tunnel is quiet,
-/// and always room for the whole of a record that has begun.
-fn resize(shard: &Shard, tunnel: &Tunnel, buffer: Vec<u8>, filled: bool) -> Vec<u8> {
-    let floor = if tunnel.streams() == 0 { READ_IDLE } else { READ_MIN };
-    let capacity = buffer.capacity();
-    let mut want = if filled {
-        capacity.saturating_mul(4).clamp(READ_MIN, TUNNEL_READ)
-    } else if buffer.is_empty() && capacity > floor {
-        (capacity / 4).max(floor)
-    } else {
-        capacity.max(floor)
-    };
-    if !buffer.is_empty() {
-        want = want.max(RECORD_MAX.max(buffer.len() * 2)).min(TUNNEL_READ);
-    }
-    // One quiet read is no reason to shrink a buffer that bulk will want again in a moment.
-    if capacity == want || (capacity > want && capacity <= want * 4 && tunnel.streams() > 0) {
+/// Makes room for the next read: `size` bytes, or the whole of a record that has begun. A buffer that is larger stays
+/// until the tunnel is quiet.
+fn resize(shard: &Shard, buffer: Vec<u8>, size: usize, quiet: bool) -> Vec<u8> {
+    let begun = if buffer.is_empty() { 0 } else { RECORD_MAX.max(buffer.len() * 2).min(TUNNEL_READ) };
+    let (capacity, want) = (buffer.capacity(), size.max(begun));
+    if capacity == want || (capacity > want && !quiet) {
         return buffer;
     }
     let mut resized = shard.buffers.take(want);
@@ -213,9 +203,10 @@ fn resize(shard: &Shard, tunnel: &Tunnel, buffer: Vec<u8>, filled: bool) -> Vec<
 
 /// Sends what is sealed, everything at once, whenever there is something.
 async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
-    let (mut spare, mut unblocked) = (Vec::new(), Vec::new());
+    let mut unblocked = Vec::new();
     loop {
         tunnel.write_ready.wait().await;
+        let mut spare = std::mem::take(&mut tunnel.core.borrow_mut().spare);
         loop {
             let out = take_out(&tunnel, spare);
             if out.is_empty() {
@@ -238,7 +229,9 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
             }
         }
         if spare.capacity() > WRITE_KEPT {
-            shard.buffers.give(std::mem::take(&mut spare));
+            shard.buffers.give(spare);
+        } else {
+            tunnel.core.borrow_mut().spare = spare;
         }
         if tunnel.closing.get() {
             tunnel.closer.end();
@@ -270,6 +263,8 @@ async fn keep_alive(tunnel: Weak<Tunnel>) {
         let Some(tunnel) = tunnel.upgrade().filter(|tunnel| tunnel.ended().is_none()) else {
             return;
         };
+        // As often as a tunnel is probed it may allocate anew.
+        tunnel.core.borrow_mut().release();
         let probed = tunnel.core.borrow_mut().session.handle_timeout(ring::now_ms());
         match probed {
             Ok(()) => tunnel.flush(),

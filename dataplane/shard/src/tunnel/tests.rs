@@ -14,7 +14,7 @@ use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
 use super::*;
-use crate::conn::Parties;
+use crate::conn::{Original, Parties};
 use crate::netns::Place;
 use crate::pod;
 use crate::refusal::Refusals;
@@ -262,7 +262,7 @@ fn answered_and_reset(code: ErrorCode) -> (Reason, std::io::Result<Vec<u8>>) {
             direction: Direction::Outbound,
             transport: Transport::Hbone,
             source,
-            original: String::new(),
+            original: Original::Authority("".into()),
             destination: source,
             source_identity: None,
             destination_identity: None,
@@ -273,8 +273,9 @@ fn answered_and_reset(code: ErrorCode) -> (Reason, std::io::Result<Vec<u8>>) {
         let _far = joined(server).await;
         // All of it is here before the relay begins.
         ring::sleep_ms(20).await;
-        let reason =
-            relay::hbone(&shard, &tracked.conn, app, Way::Upstream, StreamOf { tunnel, stream }).await;
-        (reason, joined(client).await)
+        let ended = Cell::new(Reason::Defect);
+        let stream = StreamOf { tunnel, stream };
+        relay::hbone(tracked, app, Way::Upstream, stream, |_, reason| ended.set(reason)).await;
+        (ended.get(), joined(client).await)
     })
 }

@@ -26,7 +26,7 @@ const fn demand(title: &'static str, case: &'static str, metric: Metric, limits:
 const BULK: &str = "Bulk, CPU";
 const REQUESTS: &str = "1 KiB requests, CPU";
 
-const DEMANDS: [Demand; 13] = [
+const DEMANDS: [Demand; 14] = [
     demand(BULK, "two-nodes/bulk-up-1", Metric::ProxyCpu, (0.45, 0.60)),
     demand(BULK, "two-nodes/bulk-up-8", Metric::ProxyCpu, (0.45, 0.60)),
     demand(BULK, "two-nodes/bulk-down-1", Metric::ProxyCpu, (0.45, 0.60)),
@@ -39,6 +39,7 @@ const DEMANDS: [Demand; 13] = [
     demand("New connections, CPU", "two-nodes/connects-8", Metric::ProxyCpu, (0.12, 0.50)),
     demand("Cold handshake, CPU", "many-pods/cold", Metric::ProxyCpu, (0.9, 0.8)),
     demand("Memory at rest", "two-nodes/idle-0", Metric::Memory, (0.2, 0.9)),
+    demand("Memory, 5 000 connections", "two-nodes/idle-5000", Metric::Memory, (0.3, 0.6)),
     demand("Memory, 10 000 connections", "two-nodes/idle-10000", Metric::Memory, (0.3, 0.6)),
 ];
 

@@ -2,8 +2,9 @@
 
 use crate::model::{Case, Load, Place, Way};
 
-/// Idle connections of the full comparison, and of the quick one.
+/// Idle connections of the full comparison, which sidecars can hold where descriptors are limited, and of the quick one.
 const IDLE: usize = 10_000;
+const IDLE_FEWER: usize = 5_000;
 const IDLE_QUICK: usize = 1_000;
 /// Size of the messages where size is not the question.
 const MESSAGE: usize = 1024;
@@ -34,6 +35,7 @@ fn full_cases() -> Vec<Case> {
     use Place::{ManyPods, OneNode, TwoNodes};
     let mut cases = vec![
         Case::new(TwoNodes, Load::Idle { connections: 0 }),
+        Case::new(TwoNodes, Load::Idle { connections: IDLE_FEWER }),
         Case::new(TwoNodes, Load::Idle { connections: IDLE }),
     ];
     for bytes in [64, MESSAGE, 8 * 1024, 64 * 1024] {

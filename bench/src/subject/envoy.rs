@@ -15,6 +15,7 @@ use halo::lab::mesh::TRUST_DOMAIN;
 use halo::lab::process::Process;
 use halo::lab::topology::Topology;
 use halo::lab::{Lab, LabError, Result};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Carrier, Running, Settings, Subject, failed, programs};
 use crate::model::{ENVOY_HTTP, ENVOY_TCP, Load, SubjectInfo};
@@ -28,6 +29,8 @@ const DIRECTORY: &str = "target/envoy";
 const PROGRAM: &str = "envoy/_bin/envoy";
 const NO_CYCLE: &str = "a sidecar comes with its pod and goes with it";
 
+/// Descriptors that a sidecar may need besides those of connections.
+const DESCRIPTORS_OWN: u64 = 500;
 /// Worker threads of a sidecar as a mesh starts it.
 const WORKERS: usize = 2;
 
@@ -54,6 +57,14 @@ impl Envoy {
     }
 }
 
+/// Why a sidecar cannot hold so many connections. It needs two descriptors for each, and does not survive the last one.
+fn short_of_descriptors(connections: usize) -> Option<String> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let needed = 2 * connections as u64 + DESCRIPTORS_OWN;
+    let why = || format!("it needs {needed} descriptors, and {hard} are allowed here (ulimit -Hn)");
+    (needed > hard).then(why)
+}
+
 impl Subject for Envoy {
     fn info(&self) -> SubjectInfo {
         let (name, title) = match self.mode {
@@ -71,6 +82,7 @@ impl Subject for Envoy {
             (Load::Bulk { .. } | Load::Connects { .. } | Load::Cold | Load::Idle { .. }, Mode::Http) => {
                 Some(format!("it is not HTTP, and what is not passes as in {ENVOY_TCP}"))
             }
+            (Load::Idle { connections }, _) => short_of_descriptors(*connections),
             _ => None,
         }
     }

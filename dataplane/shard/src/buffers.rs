@@ -2,10 +2,15 @@
 
 use std::cell::RefCell;
 
+use halo_core::limits::{DATA_PAYLOAD_MAX, TUNNEL_PENDING_MAX};
+
 /// Spare buffers kept at once; beyond it they go back to the allocator.
 const SPARE_MAX: usize = 32;
 /// Capacity from which a buffer is worth keeping: smaller ones cost the allocator nothing.
 const KEPT_MIN: usize = 16 * 1024;
+
+/// Capacity above which it is not: what a burst has grown.
+const KEPT_MAX: usize = TUNNEL_PENDING_MAX + 2 * DATA_PAYLOAD_MAX;
 
 /// Spare buffers of one shard.
 #[derive(Default)]
@@ -14,11 +19,13 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// An empty buffer of at least this capacity.
+    /// An empty buffer of this capacity, or up to twice that.
     pub(crate) fn take(&self, capacity: usize) -> Vec<u8> {
         if capacity >= KEPT_MIN {
             let mut spare = self.spare.borrow_mut();
-            if let Some(at) = spare.iter().rposition(|buffer| buffer.capacity() >= capacity) {
+            // Not a much larger one: it would be held for as long as a small one is.
+            let fits = capacity..=capacity.saturating_mul(2);
+            if let Some(at) = spare.iter().rposition(|buffer| fits.contains(&buffer.capacity())) {
                 return spare.swap_remove(at);
             }
         }
@@ -28,7 +35,7 @@ impl Buffers {
     /// Gives a buffer back.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let mut spare = self.spare.borrow_mut();
-        if buffer.capacity() >= KEPT_MIN && spare.len() < SPARE_MAX {
+        if (KEPT_MIN..=KEPT_MAX).contains(&buffer.capacity()) && spare.len() < SPARE_MAX {
             buffer.clear();
             spare.push(buffer);
         }

@@ -21,11 +21,12 @@ use crate::socket::{Closer, Reader, Socket, Writer};
 use crate::tunnel::{Arrival, Stream, Tunnel};
 use crate::wake::{Finally, Signal};
 
-/// Largest buffer of a plain direction.
-const PLAIN_READ_MAX: usize = 128 * 1024;
+/// Largest buffer of a plain direction. Applications write in powers of two, and a read that such a write fills cannot
+/// tell that it was the last.
+const PLAIN_READ_MAX: usize = 2 * DATA_PAYLOAD_MAX;
 /// Size of a buffer from which a connection does not hold it while it waits. Below it, one more operation per message
 /// would cost more than the memory.
-const LARGE: usize = 64 * 1024;
+const LARGE: usize = 48 * 1024;
 
 /// One stream of a tunnel and the tunnel it is on.
 #[derive(Clone)]
@@ -167,8 +168,9 @@ impl Direction {
 async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -> Result<(), Reason> {
     let mut intake = Intake::new(APP_READ_MAX);
     while !stream.stream.is_stopped() {
-        let window = room(direction, stream, usize::MAX).await?;
-        let length = intake.read(direction, reader, window).await?;
+        intake.ready(direction, reader).await?;
+        room(direction, stream, usize::MAX).await?;
+        let length = intake.read(direction, reader, stream.tunnel.reading(&stream.stream)).await?;
         if length == 0 {
             break;
         }
@@ -257,7 +259,8 @@ async fn copy(
 ) -> Result<(), Reason> {
     let mut intake = Intake::new(PLAIN_READ_MAX);
     loop {
-        let length = intake.read(direction, reader, usize::MAX).await?;
+        intake.ready(direction, reader).await?;
+        let length = intake.read(direction, reader, (usize::MAX, usize::MAX)).await?;
         if length == 0 {
             break;
         }
@@ -293,28 +296,35 @@ impl Intake {
         }
     }
 
-    /// Reads what is there, at most `window` bytes or as many as a quiet connection reads; 0 is the end.
+    /// Waits, without a buffer, until there is something to read, if the next read is a large one.
+    async fn ready(&self, direction: &Direction, reader: &Reader) -> Result<(), Reason> {
+        if self.size.next() >= LARGE && self.drained {
+            direction.turns.run(reader.readable()).await.map_err(|_| Reason::Reset)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, at most `window` bytes or as many as a quiet connection reads, and at most `share`; 0 is the
+    /// end.
     async fn read(
         &mut self,
         direction: &Direction,
         reader: &mut Reader,
-        window: usize,
+        (window, share): (usize, usize),
     ) -> Result<usize, Reason> {
-        let size = self.size.next();
-        if size >= LARGE && self.drained {
-            direction.turns.run(reader.readable()).await.map_err(|_| Reason::Reset)?;
-        }
+        let size = self.size.next().min(share);
+        let asked = size.min(window.max(APP_READ_MIN));
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        if buffer.capacity() < size {
-            buffer = direction.shard.buffers.take(size);
+        if buffer.capacity() < asked {
+            buffer = direction.shard.buffers.take(asked);
         }
-        let asked = size.min(window.max(APP_READ_MIN));
         let (result, filled) = direction.turns.run(reader.read_up_to(buffer, asked)).await;
         self.buffer = filled;
         direction.shard.counters.reads.increment();
         let length = result.map_err(|_| Reason::Reset)?;
-        self.drained = length < asked;
+        // What the window cut short may have been all there was.
+        self.drained = length < asked || asked < size;
         Ok(length)
     }
 

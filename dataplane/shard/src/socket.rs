@@ -258,7 +258,8 @@ impl Reader {
     pub(crate) async fn readable(&self) -> io::Result<()> {
         // SAFETY: as for `Reader::read`; polling leaves the stream's own state alone.
         let stream = unsafe { &*self.0.get() };
-        stream.readable(true).await
+        // On epoll a short read leaves the readiness set that it has used up: the kernel is asked again.
+        stream.readable(false).await
     }
 
     /// Reads into the spare capacity of `buffer` behind its content, which is kept. 0 is the peer's end, or no spare

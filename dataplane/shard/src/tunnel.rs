@@ -20,7 +20,7 @@ use halo_core::hbone::{
     ConnectRequest, ConnectResponse, ErrorCode, HboneSession, OpenError, SMALL_DATA, StreamId,
 };
 use halo_core::id::Identity;
-use halo_core::limits::{DATA_PAYLOAD_MAX, TUNNEL_PENDING_MAX};
+use halo_core::limits::{APP_READ_MAX, DATA_PAYLOAD_MAX, TUNNEL_PENDING_MAX};
 use halo_core::outcome::Reason;
 use halo_core::pool::TunnelId;
 
@@ -36,6 +36,9 @@ pub(crate) use stream::{Arrival, Stream};
 
 /// How long a tunnel that is closing may take to send what it still has.
 pub(crate) const CLOSE_MS_MAX: u64 = 5_000;
+
+/// What the reads of a tunnel's applications hold together, bytes, while there are few of them.
+const READS_MAX: usize = 4 * APP_READ_MAX;
 
 /// Which end of the tunnel we are, and what follows from it.
 pub(crate) enum Side {
@@ -205,6 +208,14 @@ impl Tunnel {
             return 0;
         }
         room
+    }
+
+    /// How much to read from the stream's application at once: the stream's window, and the size up to which reads may
+    /// grow. Many streams share what waits to be sealed, so that a peer that stops costs no more for each of them.
+    pub(crate) fn reading(&self, stream: &Stream) -> (usize, usize) {
+        let core = self.core.borrow();
+        let share = (READS_MAX / core.streams.len().max(1)).clamp(DATA_PAYLOAD_MAX, APP_READ_MAX);
+        (core.session.window(stream.id), share)
     }
 
     /// Seals one DATA frame into the out-buffer. `payload` is at most what [`Tunnel::room`] answered in this turn, and at

@@ -78,12 +78,15 @@ impl Agent {
     /// that it has, and the rules go last.
     pub fn remove(&self, pod: &Pod) -> Result<()> {
         let netns = pod.netns.fd();
-        redirect::release(netns.as_fd())?;
+        let released = redirect::release(netns.as_fd());
         let told = self.wait(&format!("removing {}", pod.name), ACK_MAX, async {
             self.server()?.del(&pod.uid).await.map_err(|problem| self.fault(problem))
         });
-        redirect::remove(netns.as_fd())?;
-        told
+        // The proxy and the rules are told whatever became of the other.
+        let removed = redirect::remove(netns.as_fd());
+        told?;
+        removed?;
+        Ok(released?)
     }
 
     fn wait<T>(&self, what: &str, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {

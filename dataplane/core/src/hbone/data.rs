@@ -145,10 +145,14 @@ impl HboneSession {
     /// frame. At 0 the stream comes out of [`poll_writable`](Self::poll_writable) once it is more. A server may send
     /// nothing before it has answered.
     pub fn sendable(&self, stream: StreamId) -> usize {
+        self.window(stream).min(self.peer.frame_size_max as usize)
+    }
+
+    /// As [`sendable`](Self::sendable), but in as many frames as it takes.
+    pub fn window(&self, stream: StreamId) -> usize {
         match self.streams.find(stream) {
             Some(found) if found.send == SendState::Open => {
-                let windows = found.send_window.available().min(self.send_window.available());
-                windows.min(self.peer.frame_size_max as usize)
+                found.send_window.available().min(self.send_window.available())
             }
             _ => 0,
         }

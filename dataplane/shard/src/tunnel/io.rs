@@ -67,6 +67,10 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
         while tunnel.core.borrow().out.len() > UNREAD_MAX && tunnel.ended().is_none() {
             tunnel.written.wait().await;
         }
+        if tunnel.core.borrow().streams.is_empty() && buffer.is_empty() {
+            // Only probes come now, and those too seldom to tell that the tunnel is quiet.
+            (size, quiet) = (ReadSize::new(READ_MIN, READ_MIN, TUNNEL_READ), true);
+        }
         buffer = resize(&shard, buffer, size.next(), quiet);
         let kept = buffer.len();
         let (result, read) = turns.run(reader.read(buffer)).await;

@@ -129,8 +129,13 @@ pub(crate) fn latency(recorded: &[(u64, u64)]) -> Option<Latency> {
         let left = 0.5_f64.powi((step / STEPS) as i32);
         1.0 - left + left / 2.0 * f64::from(step % STEPS) / f64::from(STEPS)
     });
-    let curve = quantiles.chain([1.0]).map(|quantile| (quantile, at(quantile))).collect();
+    let curve = quantiles.chain([1.0]).map(|quantile| (short(quantile), at(quantile))).collect();
     Some(Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: at(1.0), curve })
+}
+
+/// Without digits that no run has operations for.
+fn short(quantile: f64) -> f64 {
+    (quantile * 1e7).round() / 1e7
 }
 
 #[cfg(test)]

@@ -41,12 +41,12 @@ struct SubjectResult<'a> {
     halo_to_this: Option<Summary>,
 }
 
-/// The report, its goals, and each metric with its ratios, pretty printed.
+/// The report, its goals, and each metric with its ratios, on one line: curves are long.
 pub(crate) fn render(report: &Report) -> Result<String, serde_json::Error> {
     let goals = goals::evaluate(report);
     let results = report.cases.iter().map(|case| case_result(report, case)).collect();
     let document = Document { report, tally: goals::tally(&goals), goals, results };
-    let mut text = serde_json::to_string_pretty(&document)?;
+    let mut text = serde_json::to_string(&document)?;
     text.push('\n');
     Ok(text)
 }

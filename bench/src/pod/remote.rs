@@ -1,12 +1,11 @@
 //! Our end of the pods' processes: starts servers and waits until they listen, gives orders to clients.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::ChildStdin;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use halo::lab::process::{Process, Spec};
@@ -30,8 +29,8 @@ impl Server {
     /// Starts a server on all addresses of the pod and waits until it listens. `program` is `halo-bench`.
     pub(crate) fn start(lab: &Lab, pod: &Pod, program: &Path) -> Result<Self> {
         let process = lab.spawn(spec(pod, program, "server", &["serve"]))?;
-        let (input, output) = process.pipes()?;
-        match lines(output)?.recv_timeout(LISTEN_MAX) {
+        let (input, lines) = process.pipes()?;
+        match lines.recv_timeout(LISTEN_MAX) {
             Ok(line) if line == "listening" => Ok(Self { process, _input: input }),
             answer => {
                 process.ensure_running()?;
@@ -61,8 +60,8 @@ impl Client {
     /// Starts a client. `program` is `halo-bench`.
     pub(crate) fn start(lab: &Lab, pod: &Pod, program: &Path) -> Result<Self> {
         let process = lab.spawn(spec(pod, program, "client", &["client"]))?;
-        let (input, output) = process.pipes()?;
-        let talk = Talk { orders: input, answers: lines(output)?, open: 0 };
+        let (orders, answers) = process.pipes()?;
+        let talk = Talk { orders, answers, open: 0 };
         Ok(Self { talk: Mutex::new(talk), process })
     }
 
@@ -133,19 +132,4 @@ fn spec(pod: &Pod, program: &Path, role: &str, arguments: &[&str]) -> Spec {
 
 fn fault(process: &Process, problem: String) -> LabError {
     LabError::Process { process: process.name().into(), problem }
-}
-
-/// The lines that a process prints, as they come.
-fn lines(output: ChildStdout) -> Result<Receiver<String>> {
-    let (sender, receiver) = channel();
-    let read = move || {
-        for line in BufReader::new(output).lines().map_while(io::Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    };
-    let failed = |cause| LabError::Io { doing: "start a thread".into(), cause };
-    thread::Builder::new().name("pod-output".into()).spawn(read).map_err(failed)?;
-    Ok(receiver)
 }

@@ -37,8 +37,9 @@ pub(crate) use stream::{Arrival, Stream};
 /// How long a tunnel that is closing may take to send what it still has.
 pub(crate) const CLOSE_MS_MAX: u64 = 5_000;
 
-/// What the reads of a tunnel's applications hold together, bytes, while there are few of them.
-const READS_MAX: usize = 4 * APP_READ_MAX;
+/// What the reads of a tunnel's applications hold together, bytes, while there are few of them. It is also about what one
+/// tunnel takes of a turn of the loop, which others wait for.
+const READS_MAX: usize = 2 * APP_READ_MAX;
 
 /// Which end of the tunnel we are, and what follows from it.
 pub(crate) enum Side {

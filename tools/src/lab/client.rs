@@ -1,11 +1,10 @@
 //! Our end of the pods' processes: starts servers and waits until they listen, gives orders to clients.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::process::{ChildStdin, ChildStdout};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::ChildStdin;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use super::load::{LoadPlan, LoadReport};
@@ -39,8 +38,7 @@ impl Server {
 
     fn start(lab: &Lab, pod: &Pod, arguments: &[&str]) -> Result<Self> {
         let process = lab.spawn(spec(lab, pod, "server", arguments))?;
-        let (input, output) = process.pipes()?;
-        let lines = lines(output)?;
+        let (input, lines) = process.pipes()?;
         match lines.recv_timeout(SILENCE_MAX) {
             Ok(line) if line.starts_with("listening ") => Ok(Self { process, _input: input }),
             answer => {
@@ -64,7 +62,7 @@ impl Client {
     pub fn start(lab: &Lab, pod: &Pod, role: &str) -> Result<Self> {
         let process = lab.spawn(spec(lab, pod, role, &["client"]))?;
         let (input, output) = process.pipes()?;
-        Ok(Self { talk: Mutex::new((input, lines(output)?)), process })
+        Ok(Self { talk: Mutex::new((input, output)), process })
     }
 
     /// Gives an order and waits for its outcome.
@@ -145,18 +143,4 @@ fn spec(lab: &Lab, pod: &Pod, role: &str, arguments: &[&str]) -> Spec {
 
 fn fault(process: &Process, problem: String) -> LabError {
     LabError::Process { process: process.name().into(), problem }
-}
-
-/// The lines that a process prints, as they come.
-fn lines(output: ChildStdout) -> Result<Receiver<String>> {
-    let (sender, receiver) = channel();
-    let read = move || {
-        for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("pod-output".into()).spawn(read).doing("start a thread")?;
-    Ok(receiver)
 }

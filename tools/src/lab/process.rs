@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -98,11 +100,23 @@ impl Process {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Takes the pipes of a piped process; only the first caller has them.
-    pub fn pipes(&self) -> Result<(ChildStdin, ChildStdout)> {
+    /// Takes the pipes of a piped process: its input, and the lines that it prints as they come. Only the first caller has
+    /// them.
+    pub fn pipes(&self) -> Result<(ChildStdin, Receiver<String>)> {
         let mut child = self.child();
         let pipes = child.stdin.take().zip(child.stdout.take());
-        pipes.ok_or_else(|| self.fault("its pipes are taken, or were not asked for"))
+        let (input, output) =
+            pipes.ok_or_else(|| self.fault("its pipes are taken, or were not asked for"))?;
+        let (sender, lines) = channel();
+        let read = move || {
+            for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("pod-output".into()).spawn(read).doing("start a thread")?;
+        Ok((input, lines))
     }
 
     /// Whether it still runs.

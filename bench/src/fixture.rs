@@ -81,6 +81,7 @@ fn loads() -> Vec<(Place, Load)> {
         (Place::TwoNodes, Load::Rate { bytes: 1024, connections: 64, per_second: 5000 }),
         (Place::TwoNodes, Load::Connects { concurrency: 8 }),
         (Place::TwoNodes, Load::Idle { connections: 0 }),
+        (Place::TwoNodes, Load::Idle { connections: 5_000 }),
         (Place::TwoNodes, Load::Idle { connections: 10_000 }),
         (Place::TwoNodes, Load::Noisy { per_second: 1000, streams: 4 }),
         (Place::OneNode, Load::Bulk { way: Way::Up, streams: 8 }),

@@ -100,7 +100,7 @@ mod tests {
         record.add(1, whole.cases[1].runs[0].clone());
         let cut = record.finish(Ended::Interrupted);
         assert_eq!((cut.cases.len(), &cut.cases[0].id), (1, &whole.cases[1].id));
-        assert!(cut.about.notes[0].contains("interrupted: 1 of 450 runs"), "{}", cut.about.notes[0]);
+        assert!(cut.about.notes[0].contains("interrupted: 1 of 475 runs"), "{}", cut.about.notes[0]);
         assert_eq!(record.finish(Ended::Done).cases.len(), whole.cases.len());
         for (index, case) in whole.cases.iter().enumerate() {
             case.runs.iter().skip(usize::from(index == 1)).for_each(|run| record.add(index, run.clone()));

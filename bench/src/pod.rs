@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use halo::node::raise_descriptor_limit;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -153,7 +153,7 @@ pub(crate) enum Program {
 
 /// Runs a program until its standard input ends. Fails when it cannot be set up; why goes to standard error.
 pub(crate) fn run(program: &Program) -> ExitCode {
-    let done = raise_files().and_then(|()| match program {
+    let done = raise_descriptor_limit().and_then(|()| match program {
         Program::Serve { address } => local(serve(*address))?,
         Program::Client => local(follow())?,
     });
@@ -164,12 +164,6 @@ pub(crate) fn run(program: &Program) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Raises the limit of open files as far as the system lets us.
-fn raise_files() -> io::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// Runs a future on this thread, with the tasks that it spawns.

@@ -175,7 +175,8 @@ enum Error {
 /// # Errors
 /// [`Error`], with the remedy where there is one.
 fn run(config: Config) -> Result<(), Error> {
-    raise_descriptor_limit();
+    // A proxy needs three sockets for each connection. With the old limit it still works, and says so when it is reached.
+    let _ = raise_descriptor_limit();
     let cores = cores(&config, &usable_cores())?;
     let shards = Handles::start(&config, &cores)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -198,13 +199,14 @@ pub(crate) fn usable_cores() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect()
 }
 
-/// A proxy needs three sockets for each connection; the soft limit is often 1024.
-fn raise_descriptor_limit() {
+/// Raises the process's limit on open descriptors as far as the system lets it; the soft limit is often 1024.
+///
+/// # Errors
+/// What the kernel says; the old limit then stands.
+pub fn raise_descriptor_limit() -> std::io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // With the old limit the proxy still works, and says so when it is reached.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 struct Stop {

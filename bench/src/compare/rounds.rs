@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use halo::lab::LabError;
+use halo::node::raise_descriptor_limit;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::progress::Progress;
@@ -152,7 +153,6 @@ fn raise_descriptors() -> Result<(), String> {
     }
     setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).or_else(|_| {
         // Without CAP_SYS_RESOURCE what is allowed must do.
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-            .map_err(|error| format!("raise the descriptor limit: {error}"))
+        raise_descriptor_limit().map_err(|error| format!("raise the descriptor limit: {error}"))
     })
 }

@@ -3,14 +3,14 @@
 //! Absolute figures of two reports differ as their machines do. Beside the plain quotient stands one of ratios: Halo to
 //! a subject of the same report that a change of Halo does not touch.
 
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::{CellAlignment, Table};
 use console::Style;
 
 use super::format;
+use super::table::STYLE;
 use crate::model::{Case, ENVOY_HTTP, ENVOY_TCP, HALO, Load, NO_MESH, Report};
 use crate::statistics::{self, Metric, Summary};
 
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 const BULK: [Metric; 3] = [Metric::ProxyCpu, Metric::Throughput, Metric::Memory];
 const OTHERS: [Metric; 5] = [Metric::ProxyCpu, Metric::Rate, Metric::P50, Metric::P99, Metric::Memory];
 /// What a figure is normalised by: the first that has it.

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use halo::lab::agent::Agent;
 use halo::lab::mesh::Mesh;
@@ -14,9 +13,6 @@ use halo::lab::{Lab, Result, admin};
 use super::nodes::{self, Nodes, READY_MAX, Redirect};
 use super::{Carrier, Running, Settings, Subject, programs};
 use crate::model::{ENVOY_HTTP, ENVOY_TCP, HALO, Load, NO_MESH, SubjectInfo};
-
-/// One turn of waiting, after which the process is looked at.
-const TURN: Duration = Duration::from_millis(200);
 
 /// A peer as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,17 +100,6 @@ impl Peer {
     }
 }
 
-/// Waits until the proxy has taken the agent's snapshot; one that ends meanwhile is reported at once.
-fn wait_connected(agent: &Agent, process: &Process) -> Result<()> {
-    for _ in 0..READY_MAX.as_millis() / TURN.as_millis() {
-        if agent.wait_connected(TURN).is_ok() {
-            return Ok(());
-        }
-        process.ensure_running()?;
-    }
-    agent.wait_connected(TURN)
-}
-
 impl Subject for Peer {
     fn info(&self) -> SubjectInfo {
         let ask = |argument: &str| programs::version(&self.options.program, argument);
@@ -137,7 +122,7 @@ impl Subject for Peer {
             agents.push(agent);
         }
         for (agent, process) in agents.iter().zip(&running.0) {
-            wait_connected(agent, process)?;
+            agent.wait_connected(process, READY_MAX)?;
         }
         nodes::enrol(&agents.iter().collect::<Vec<_>>(), &topology, self.redirect)?;
         for (node, process) in topology.nodes.iter().zip(&running.0) {

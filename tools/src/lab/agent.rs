@@ -14,11 +14,14 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
 
 use super::mesh::NAMESPACE;
+use super::process::Process;
 use super::topology::Pod;
 use super::{Doing, LabError, Result};
 
 /// The proxy may bind its listeners and fetch a certificate before it acknowledges.
 const ACK_MAX: Duration = Duration::from_secs(10);
+/// How often a proxy that is awaited is looked after.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The agent of one node.
 #[derive(Debug)]
@@ -51,11 +54,21 @@ impl Agent {
     }
 
     /// Waits until a proxy is connected and has taken its snapshot.
-    pub fn wait_connected(&self, limit: Duration) -> Result<()> {
-        self.wait("the node proxy connecting to its agent", limit, async {
-            self.server()?.connected().await;
-            Ok(())
-        })
+    /// `process`, the proxy, ending meanwhile is reported at once.
+    pub fn wait_connected(&self, process: &Process, limit: Duration) -> Result<()> {
+        let connected = || {
+            self.wait("the node proxy connecting to its agent", LOOK, async {
+                self.server()?.connected().await;
+                Ok(())
+            })
+        };
+        for _ in 0..limit.as_millis() / LOOK.as_millis() {
+            if connected().is_ok() {
+                return Ok(());
+            }
+            process.ensure_running()?;
+        }
+        connected()
     }
 
     /// Enrols a running pod: redirects its traffic, then hands its namespace to the proxy and awaits the answer.

@@ -61,14 +61,7 @@ impl NodeProxy {
 
     /// Waits until the proxy is connected to its agent; a proxy that ends meanwhile is reported at once.
     pub fn wait_connected(&self, limit: Duration) -> Result<()> {
-        let turn = Duration::from_millis(100);
-        for _ in 0..limit.as_millis() / turn.as_millis() {
-            if self.agent.wait_connected(turn).is_ok() {
-                return Ok(());
-            }
-            self.process.ensure_running()?;
-        }
-        self.agent.wait_connected(turn)
+        self.agent.wait_connected(&self.process, limit)
     }
 
     /// Waits until the proxy says that it is ready.

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod netns;
 pub mod node;
 pub mod pods;
+mod proto;
 pub mod publish;
 pub mod readiness;
 pub mod redirect;

@@ -157,6 +157,7 @@ fn start<S: Shards>(
     let (view, certificates) = watch::channel(CertificateView::new());
     let (source_sender, source) = watch::channel(SourceStatus::default());
     let readiness = Readiness::pending(&[Part::StateManager, Part::WorkloadProxyManager]);
+    readiness.set(Part::WorkloadProxyManager, Some("pods are taken once the mesh is known".to_owned()));
     let totals = Arc::new(PodTotals::default());
 
     parts.spawn("publisher", publishing);
@@ -171,7 +172,12 @@ fn start<S: Shards>(
     parts.spawn("certificate keeper", certs::run(setup));
     let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
     let client = ZdsClient::new(config.zds_path.clone(), shards.clone(), shown);
-    let zds = parts.spawn("ZDS client", client.run());
+    let gate = readiness.clone();
+    let zds = parts.spawn("ZDS client", async move {
+        // A proxy that does not know the mesh takes no pods: until then they stay with the one before it, or refused.
+        gate.part_ready(Part::StateManager).await;
+        client.run().await;
+    });
     if let Some(local) = config.local.clone() {
         let defaults = Defaults { trust_domain, cluster: config.cluster.as_str().into() };
         let source = source::run(local, defaults, publisher.clone(), source_sender);

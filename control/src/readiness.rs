@@ -52,6 +52,13 @@ impl Readiness {
         self.0.borrow().clone()
     }
 
+    /// Waits until a part is ready.
+    pub async fn part_ready(&self, part: Part) {
+        let mut pending = self.0.subscribe();
+        // The sender is held by `self`, so waiting cannot fail.
+        drop(pending.wait_for(|pending| !pending.contains_key(&part)).await);
+    }
+
     /// Waits until nothing is pending.
     pub async fn ready(&self) {
         let mut pending = self.0.subscribe();

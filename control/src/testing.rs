@@ -1,6 +1,6 @@
 //! A data plane for tests: it records what it is told and answers as the test wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub(crate) struct FakeShards {
     pods: Arc<watch::Sender<BTreeMap<Arc<str>, Pod>>>,
     /// Pods that cannot be bound, with the cause.
     pub(crate) broken: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Pods whose listeners are never open and never refused.
+    pub(crate) stuck: Arc<Mutex<BTreeSet<String>>>,
     publish_broken: Arc<AtomicBool>,
     /// Whether `inspect` never ends.
     pub(crate) mute: Arc<AtomicBool>,
@@ -43,6 +45,7 @@ impl Default for FakeShards {
             published: Arc::new(watch::Sender::new(Arc::default())),
             pods: Arc::default(),
             broken: Arc::default(),
+            stuck: Arc::default(),
             publish_broken: Arc::default(),
             mute: Arc::default(),
             reports: Arc::default(),
@@ -94,6 +97,10 @@ impl Shards for FakeShards {
     async fn add_pod(&self, pod: Pod) -> Result<(), PodError> {
         tokio::task::yield_now().await;
         self.calls.lock().unwrap().push(format!("add {}", pod.uid));
+        let stuck = self.stuck.lock().unwrap().contains(&*pod.uid);
+        if stuck {
+            std::future::pending::<()>().await;
+        }
         if let Some(cause) = self.broken.lock().unwrap().get(&*pod.uid) {
             return Err(PodError { uid: pod.uid, step: "bind 15008", cause: cause.clone() });
         }

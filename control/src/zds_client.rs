@@ -49,7 +49,7 @@ pub(crate) struct ZdsClient<S> {
     /// Why there is no connection to the agent, once that is known.
     apart: Option<String>,
     started: Instant,
-    /// Messages received, over all connections.
+    /// Requests that could be read, over all connections.
     requests: u64,
 }
 
@@ -81,7 +81,7 @@ impl<S: Shards> ZdsClient<S> {
                     self.session.connected();
                     let requests = self.requests;
                     let end = self.serve(&socket).await;
-                    // An agent that only accepts and closes is not worth a new attempt at once.
+                    // An agent that only accepts and closes, or talks nonsense, is not worth a new attempt at once.
                     if self.requests > requests {
                         backoff = BACKOFF_MIN;
                     }
@@ -158,7 +158,6 @@ impl<S: Shards> ZdsClient<S> {
     }
 
     fn handle(&mut self, message: Datagram) {
-        self.requests += 1;
         let mut descriptors = message.descriptors;
         let request = match message.bytes_truncated {
             true => Err(ZdsError::Malformed),
@@ -171,6 +170,7 @@ impl<S: Shards> ZdsClient<S> {
                 return self.session.handle_error(&error);
             }
         };
+        self.requests += 1;
         debug!(?request, "request of the CNI agent");
         let mut namespace = None;
         if let (Request::Add { uid, .. }, Some(netns)) = (&request, descriptors.pop()) {

@@ -10,11 +10,13 @@ pub mod certs;
 pub mod envoy;
 pub mod exchange;
 pub mod hbone;
+pub mod pair;
 pub mod pattern;
 pub mod random;
 pub mod requests;
 pub mod rig;
 pub mod socket;
+pub mod traffic;
 pub mod zds;
 
 pub use rig::Rig;

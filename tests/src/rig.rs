@@ -8,6 +8,7 @@ use std::time::Duration;
 use halo::lab::Lab;
 use halo::lab::admin::Dump;
 use halo::lab::certs;
+use halo::lab::controller::Controller;
 use halo::lab::mesh::{Mesh, Service, TRUST_DOMAIN};
 use halo::lab::netns::Netns;
 use halo::lab::node::{NodeOptions, NodeProxy};
@@ -32,6 +33,8 @@ pub struct Rig {
     pub topology: Topology,
     /// How proxies are started.
     pub options: NodeOptions,
+    /// The control plane, where the proxies have one.
+    pub controller: Option<Controller>,
     /// The lab.
     pub lab: Lab,
 }
@@ -43,7 +46,31 @@ impl Rig {
         let topology = Topology::build(&lab, plan).unwrap();
         let mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
         certs::make_root(&lab.dir().join("ca"), TRUST_DOMAIN).unwrap();
-        Self { proxies: Vec::new(), mesh, topology, options, lab }
+        Self { proxies: Vec::new(), mesh, topology, options, controller: None, lab }
+    }
+
+    /// As [`Rig::web_and_shop`], with proxies that take mesh and certificates from a controller.
+    pub fn with_controller(options: NodeOptions) -> Self {
+        let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop"])];
+        let mut rig = Self::build(&plan, options);
+        rig.start_controller();
+        rig.start();
+        rig.enrol(&["web", "shop"]);
+        rig
+    }
+
+    /// Gives out the mesh and starts a controller that follows it; proxies that are started later use it.
+    pub fn start_controller(&mut self) {
+        self.mesh.publish().unwrap();
+        let controller = Controller::start(&self.lab, &self.topology, &self.mesh).unwrap();
+        controller.wait_ready(SOON).unwrap();
+        self.options.control_plane = Some(controller.control_plane());
+        self.controller = Some(controller);
+    }
+
+    /// The controller.
+    pub fn controller(&mut self) -> &mut Controller {
+        self.controller.as_mut().expect("the rig has a controller")
     }
 
     /// Builds, starts the proxies and enrols pods.

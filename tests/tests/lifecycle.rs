@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,57 +13,16 @@ use halo::lab::process::{Process, wait_for};
 use halo::lab::topology::NodePlan;
 use halo_core::zds::Request;
 use halo_tests::exchange::{self, Order, Script};
+use halo_tests::pair::{HTTP, Pair, RAW, await_answered};
 use halo_tests::rig::SOON;
 use halo_tests::socket::{self, End};
 use halo_tests::{Rig, requests, zds};
 use nix::sys::signal::Signal;
 
-const HTTP: u16 = 8080;
-const RAW: u16 = 9000;
 const HBONE: u16 = 15008;
 
 fn with_variable(name: &str, value: &str) -> NodeOptions {
     NodeOptions { environment: vec![(name.into(), value.into())], ..NodeOptions::default() }
-}
-
-/// Both ends of one connection.
-struct Pair {
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Pair {
-    fn open(rig: &Rig, client: &str, server: &str, listener: &TcpListener) -> Self {
-        let mut client = socket::connect(rig.netns(client), rig.address(server, RAW)).unwrap();
-        client.write_all(b"?").unwrap();
-        let mut server = socket::accept(listener).unwrap();
-        let mut byte = [0];
-        server.read_exact(&mut byte).unwrap();
-        let mut pair = Self { client, server };
-        pair.exchange();
-        pair
-    }
-
-    /// A byte each way.
-    fn exchange(&mut self) {
-        let mut byte = [0];
-        self.client.write_all(b"a").unwrap();
-        self.server.read_exact(&mut byte).unwrap();
-        self.server.write_all(b"b").unwrap();
-        self.client.read_exact(&mut byte).unwrap();
-        assert_eq!(&byte, b"b");
-    }
-
-    fn ends(mut self) -> (End, End) {
-        (socket::end_of(&mut self.client), socket::end_of(&mut self.server))
-    }
-}
-
-fn await_answered(rig: &Rig, from: &str, to: &str) {
-    wait_for(&format!("{from} reaching {to}"), SOON, || {
-        requests::one(rig.netns(from), rig.address(to, HTTP)).map_err(|error| error.to_string())
-    })
-    .unwrap();
 }
 
 /// Waits until a process has ended with success.

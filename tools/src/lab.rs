@@ -11,6 +11,7 @@ pub mod agent;
 pub mod capture;
 pub mod certs;
 pub mod client;
+pub mod controller;
 pub mod cores;
 pub mod http;
 pub mod load;

@@ -29,7 +29,7 @@ fn own_shards() -> usize {
 impl Halo {
     pub(super) fn new(settings: &Settings) -> Self {
         let shards = settings.workers.unwrap_or_else(own_shards);
-        let options = NodeOptions { shards, log: "warn".into(), environment: Vec::new() };
+        let options = NodeOptions { shards, log: "warn".into(), ..NodeOptions::default() };
         Self { program: settings.halo.clone(), options, redirect: Pod::redirect }
     }
 }

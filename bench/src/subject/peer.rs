@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use halo::lab::admin::{self, READINESS_PORT};
 use halo::lab::agent::Agent;
 use halo::lab::mesh::Mesh;
 use halo::lab::process::{Process, Spec};
 use halo::lab::topology::{Node, Pod, Topology, has_ipv6};
-use halo::lab::{Lab, Result, admin};
+use halo::lab::{Lab, Result};
 
 use super::nodes::{self, Nodes, READY_MAX, Redirect};
 use super::{Carrier, Running, Settings, Subject, programs};
@@ -126,7 +127,8 @@ impl Subject for Peer {
         }
         nodes::enrol(&agents.iter().collect::<Vec<_>>(), &topology, self.redirect)?;
         for (node, process) in topology.nodes.iter().zip(&running.0) {
-            process.wait_for("becoming ready", READY_MAX, || admin::readiness(&node.netns))?;
+            process
+                .wait_for("becoming ready", READY_MAX, || admin::readiness(&node.netns, READINESS_PORT))?;
         }
         Ok(Box::new(Nodes { running, agents, topology, redirect: self.redirect, has_shards: false }))
     }

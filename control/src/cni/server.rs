@@ -81,12 +81,23 @@ pub struct ZdsServer {
 impl ZdsServer {
     /// Listens on a path, replacing a socket left by an earlier process. Must be called on a tokio runtime.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::bind_with(path, [])
+    }
+
+    /// As [`ZdsServer::bind`], with pods that are known already, as they are to an agent that starts again: the first
+    /// proxy to connect is given them.
+    pub fn bind_with(
+        path: impl AsRef<Path>,
+        pods: impl IntoIterator<Item = (PodInfo, OwnedFd)>,
+    ) -> io::Result<Self> {
         let path = path.as_ref().to_path_buf();
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let listener = SeqpacketListener::bind(&path)?;
-        let shared = Arc::new(Shared { state: Mutex::default(), ready: watch::Sender::new(0) });
+        let known = |(pod, netns): (PodInfo, OwnedFd)| (pod.uid.clone(), Some((pod, Arc::new(netns))));
+        let state = State { pods: pods.into_iter().map(known).collect(), ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), ready: watch::Sender::new(0) });
         let accept = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self { path, shared, accept })
     }

@@ -122,6 +122,15 @@ async fn a_node_is_ready_once_mesh_and_pods_are_there_and_says_what_is_missing()
             && text.contains("state manager: cannot be read")
     })
     .await;
+    let server = ZdsServer::bind(node.folder.path().join("zds.sock")).unwrap();
+    drop(server.add(pod("u1"), netns()).await);
+    // Without the mesh no pod is taken: the proxy before this one, if there is one, keeps them.
+    node.readiness_where(500, |text| {
+        text.contains("workload proxy manager: pods are taken once the mesh is known")
+    })
+    .await;
+    assert_eq!((server.ready_count(), node.shards.calls().len()), (0, 0));
+    drop(server);
     std::fs::write(node.folder.path().join("mesh.yaml"), MESH).unwrap();
     node.readiness_where(500, |text| text.starts_with("not ready, pending: workload proxy manager\n")).await;
     let server = ZdsServer::bind(node.folder.path().join("zds.sock")).unwrap();

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use halo_core::zds::{NamespaceId, WorkloadInfo, ZdsSession};
 use tokio::sync::oneshot;
 use tokio::task::{self, JoinSet};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::pods::PodTotals;
@@ -38,6 +40,22 @@ impl PodPlaces {
             service_account: info.service_account.clone(),
             netns: netns.clone(),
         })
+    }
+}
+
+/// How long the shards may take to open a pod's listeners: the agent waits 5 s for the answer.
+const ADD_MAX: Duration = Duration::from_secs(4);
+
+/// Has the shards open a pod. What a shard does after the deadline it undoes.
+async fn add<S: Shards>(shards: S, pod: Pod) -> Result<(), String> {
+    let uid = pod.uid.clone();
+    match timeout(ADD_MAX, shards.add_pod(pod)).await {
+        Ok(added) => added.map_err(|error| error.to_string()),
+        Err(_) => {
+            // Shards take their orders in turn, so this one comes after the other.
+            tokio::spawn(async move { shards.remove_pod(uid).await });
+            Err(format!("a shard did not open the pod's listeners within {ADD_MAX:?}"))
+        }
     }
 }
 
@@ -90,7 +108,7 @@ impl<S: Shards> Operations<S> {
         let task = self.running.spawn(async move {
             let _ends = ends;
             finished(before).await;
-            shards.add_pod(pod).await.map_err(|error| error.to_string())
+            add(shards, pod).await
         });
         self.tasks.insert(task.id(), (uid, Some(attempt)));
     }

@@ -177,10 +177,13 @@ impl RawAgent {
         let path = folder.path().join("zds.sock");
         let listener = SeqpacketListener::bind(&path).unwrap();
         let proxy = Proxy::start(&path);
-        let socket = timeout(DEADLINE, listener.accept()).await.unwrap().unwrap();
-        let agent = Self(socket);
+        (Self::accept(&listener).await, proxy, folder)
+    }
+
+    async fn accept(listener: &SeqpacketListener) -> Self {
+        let agent = Self(timeout(DEADLINE, listener.accept()).await.unwrap().unwrap());
         assert_eq!(zds::decode_hello(&agent.receive().await), Ok(()));
-        (agent, proxy, folder)
+        agent
     }
 
     async fn receive(&self) -> Vec<u8> {
@@ -264,6 +267,57 @@ async fn attempts_to_reach_an_agent_that_only_closes_become_rarer() {
     }
     // 10 + 20 + 40 + 80 + 160 ms lie between six attempts.
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn attempts_to_reach_an_agent_that_talks_nonsense_become_rarer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("zds.sock");
+    let listener = SeqpacketListener::bind(&path).unwrap();
+    let _proxy = Proxy::start(&path);
+    let begun = Instant::now();
+    for _ in 0..6 {
+        let agent = RawAgent::accept(&listener).await;
+        assert!(agent.ask(b"\xff\xff\xff", None).await.is_some());
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_in_mid_snapshot_takes_no_pod_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("zds.sock");
+    let listener = SeqpacketListener::bind(&path).unwrap();
+    let proxy = Proxy::start(&path);
+    let snapshot = zds::encode_request(&Request::SnapshotSent);
+    let agent = RawAgent::accept(&listener).await;
+    for uid in ["a", "b", "c"] {
+        assert_eq!(agent.ask(&add(uid), Some(&netns())).await, None);
+    }
+    assert_eq!(agent.ask(&snapshot, None).await, None);
+    drop(agent);
+    let agent = RawAgent::accept(&listener).await;
+    assert_eq!(agent.ask(&add("a"), Some(&netns())).await, None);
+    drop(agent);
+    let agent = RawAgent::accept(&listener).await;
+    proxy.shards.pods_are(&["a", "b", "c"]).await;
+    assert_eq!(agent.ask(&zds::encode_request(&Request::Keep { uid: "b".into() }), None).await, None);
+    assert_eq!(agent.ask(&snapshot, None).await, None);
+    // What the connection before had named counts no more.
+    proxy.shards.pods_are(&["b"]).await;
+    proxy.ready().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_the_shards_never_open_is_refused_in_time_for_the_agent_and_undone() {
+    let (server, _folder) = agent();
+    let proxy = Proxy::start(server.path());
+    proxy.ready().await;
+    proxy.shards.stuck.lock().unwrap().insert("a".into());
+    let error = server.add(pod("a"), netns()).await.unwrap_err();
+    assert!(error.contains("did not open the pod's listeners within 4s"), "{error}");
+    server.add(pod("b"), netns()).await.unwrap();
+    assert_eq!(proxy.shards.calls(), ["add a", "remove a", "add b"]);
 }
 
 #[tokio::test]

@@ -27,9 +27,9 @@ pub fn get(netns: &Netns, port: u16, path: &str) -> Result<(u16, String)> {
     Ok((status, answer.text()))
 }
 
-/// Whether the proxy is ready; the error says what it waits for.
-pub fn readiness(netns: &Netns) -> std::result::Result<(), String> {
-    match get(netns, READINESS_PORT, "/healthz/ready") {
+/// Whether what answers on this port is ready; the error says what it waits for.
+pub fn readiness(netns: &Netns, port: u16) -> std::result::Result<(), String> {
+    match get(netns, port, "/healthz/ready") {
         Ok((200, _)) => Ok(()),
         Ok((status, body)) => Err(format!("{status} {}", body.trim())),
         Err(error) => Err(error.to_string()),

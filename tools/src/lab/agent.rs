@@ -71,17 +71,29 @@ impl Agent {
         connected()
     }
 
+    /// Ends, as an agent does that is being replaced: the proxy is on its own, with the pods that it has.
+    pub fn stop(&mut self) {
+        self.server = None;
+    }
+
+    /// Starts again after [`Agent::stop`], as a new agent that has found these pods on its node.
+    pub fn resume(&mut self, pods: &[&Pod]) -> Result<()> {
+        let mut known = Vec::new();
+        for pod in pods {
+            known.push((info(pod), pod.netns.fd().try_clone().doing("share a namespace")?));
+        }
+        let _inside = self.handle.enter();
+        let server = ZdsServer::bind_with(&self.path, known);
+        self.server = Some(server.doing(format_args!("listen on {}", self.path.display()))?);
+        Ok(())
+    }
+
     /// Enrols a running pod: redirects its traffic, then hands its namespace to the proxy and awaits the answer.
     pub fn enrol(&self, pod: &Pod, options: &Options) -> Result<()> {
         let netns = pod.netns.fd();
         redirect::apply(netns.as_fd(), options)?;
         let fd = netns.try_clone().doing("share a namespace")?;
-        let info = PodInfo {
-            uid: pod.uid.clone(),
-            name: pod.name.clone(),
-            namespace: NAMESPACE.into(),
-            service_account: pod.name.clone(),
-        };
+        let info = info(pod);
         self.wait(&format!("enrolling {}", pod.name), ACK_MAX, async {
             self.server()?.add(info, fd).await.map_err(|problem| self.fault(problem))
         })
@@ -115,6 +127,15 @@ impl Agent {
 
     fn fault(&self, problem: String) -> LabError {
         LabError::Process { process: format!("agent at {}", self.path.display()), problem }
+    }
+}
+
+fn info(pod: &Pod) -> PodInfo {
+    PodInfo {
+        uid: pod.uid.clone(),
+        name: pod.name.clone(),
+        namespace: NAMESPACE.into(),
+        service_account: pod.name.clone(),
     }
 }
 

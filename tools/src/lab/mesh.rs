@@ -96,6 +96,11 @@ impl Mesh {
         }
     }
 
+    /// Leaves a pod out of the mesh, as one that the control plane does not know.
+    pub fn forget(&mut self, name: &str) {
+        self.pods.retain(|(pod, _)| pod.name != name);
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

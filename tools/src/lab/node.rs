@@ -6,14 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admin::{Certificate, Dump};
+use super::admin::{Certificate, Dump, READINESS_PORT};
 use super::agent::Agent;
+use super::controller::ControlPlane;
 use super::mesh::Mesh;
 use super::netns::Netns;
 use super::process::{Process, Spec};
 use super::topology::Node;
 use super::{Doing, Lab, Result, admin};
 
+/// Port of the metrics.
+const METRICS_PORT: u16 = 15_020;
 /// How long a certificate of the lab lives.
 pub const CERTIFICATE_TTL: &str = "1h";
 
@@ -24,13 +27,15 @@ pub struct NodeOptions {
     pub shards: usize,
     /// Its log filter.
     pub log: String,
+    /// Where it takes the mesh and its certificates from; without one, from the lab's file and a root that they share.
+    pub control_plane: Option<ControlPlane>,
     /// More variables, which win over those that the lab sets.
     pub environment: Vec<(String, String)>,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { shards: 1, log: "info".into(), environment: Vec::new() }
+        Self { shards: 1, log: "info".into(), control_plane: None, environment: Vec::new() }
     }
 }
 
@@ -66,7 +71,7 @@ impl NodeProxy {
 
     /// Waits until the proxy says that it is ready.
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
-        self.process.wait_for("becoming ready", limit, || admin::readiness(&self.netns))
+        self.process.wait_for("becoming ready", limit, || admin::readiness(&self.netns, READINESS_PORT))
     }
 
     /// Waits until the proxy knows that exactly `count` workloads take tunnels.
@@ -110,6 +115,11 @@ impl NodeProxy {
         self.process.wait_for(what, limit, || look(&self.dump().map_err(|error| error.to_string())?))
     }
 
+    /// Its metrics, as text.
+    pub fn metrics(&self) -> Result<String> {
+        admin::get(&self.netns, METRICS_PORT, "/metrics").map(|(_, text)| text)
+    }
+
     /// What the proxy says about itself.
     pub fn dump(&self) -> Result<Dump> {
         admin::dump(&self.netns)
@@ -123,19 +133,24 @@ pub fn launch(
     mesh: &Mesh,
     (options, agent): (&NodeOptions, &Path),
 ) -> Result<Arc<Process>> {
-    let ca = lab.dir().join("ca");
-    std::fs::create_dir_all(&ca).doing(format_args!("create {}", ca.display()))?;
     let text = |text: &str| OsString::from(text);
     let path = |path: &Path| path.as_os_str().to_owned();
     let mut environment = vec![
         ("NODE_NAME".to_owned(), text(&node.name)),
         ("INPOD_UDS".to_owned(), path(agent)),
-        ("LOCAL_XDS_PATH".to_owned(), path(mesh.path())),
-        ("HALO_CA_DIR".to_owned(), path(&ca)),
         ("SECRET_TTL".to_owned(), text(CERTIFICATE_TTL)),
         ("ZTUNNEL_WORKER_THREADS".to_owned(), text(&options.shards.to_string())),
         ("RUST_LOG".to_owned(), text(&options.log)),
     ];
+    match &options.control_plane {
+        Some(control_plane) => environment.extend(control_plane.environment(&node.name)),
+        None => {
+            let ca = lab.dir().join("ca");
+            std::fs::create_dir_all(&ca).doing(format_args!("create {}", ca.display()))?;
+            environment.push(("LOCAL_XDS_PATH".to_owned(), path(mesh.path())));
+            environment.push(("HALO_CA_DIR".to_owned(), path(&ca)));
+        }
+    }
     let cores = node.cores.of(options.shards);
     if !cores.is_empty() {
         let cores: Vec<_> = cores.iter().map(ToString::to_string).collect();

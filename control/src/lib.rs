@@ -24,4 +24,5 @@ pub mod source;
 #[cfg(test)]
 mod testing;
 mod watch;
+pub mod wire;
 mod zds_client;

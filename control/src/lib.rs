@@ -1,5 +1,6 @@
 //! The control thread of a node: configuration, the sources of the mesh's state, certificates, the CNI agent's
 //! protocol, readiness and admin. It publishes immutable snapshots to the shards and never touches a byte of traffic.
+//! And the cluster's controller, which serves the mesh's state and certificates to the nodes.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -7,6 +8,7 @@ pub mod ca;
 pub mod certs;
 pub mod cni;
 pub mod config;
+pub mod controller;
 pub mod edit;
 mod http;
 pub mod local;

@@ -1,0 +1,4 @@
+//! The control plane: serves the mesh's state, and certificates for its workloads, to the nodes' proxies.
+
+mod subscriber;
+pub mod world;

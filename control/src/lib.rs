@@ -15,6 +15,7 @@ pub mod local;
 pub mod metrics;
 pub mod netns;
 pub mod node;
+mod parts;
 pub mod pods;
 mod proto;
 pub mod publish;

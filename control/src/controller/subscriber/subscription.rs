@@ -32,8 +32,8 @@ pub(super) struct Subscription {
 enum State {
     /// Nothing was sent yet; the client holds these versions by name.
     New(Held),
-    /// The client turned to everything, and was brought to this edition before, if to any.
-    Widened(Option<Arc<Edition>>),
+    /// The client was brought to this edition by key, and then turned to everything.
+    Widened(Arc<Edition>),
     /// The client was brought to this edition.
     Sent(Arc<Edition>),
 }
@@ -89,17 +89,17 @@ impl Subscription {
         self.subscribe(&request.resource_names_subscribe)?;
         self.unsubscribe(&request.resource_names_unsubscribe);
         if narrowed && self.wildcard {
-            // The client forgets what it did not ask for by key.
             self.wildcard = false;
-            self.state = State::New(Held::new());
-            self.asked = self.keys.clone();
+            if !matches!(self.state, State::New(_)) {
+                // The client forgets what it holds, and is sent again what its keys name.
+                self.state = State::New(Held::new());
+                self.asked = self.keys.clone();
+            }
         } else if widened && !narrowed && !self.wildcard {
             self.wildcard = true;
-            let sent = match std::mem::replace(&mut self.state, State::Widened(None)) {
-                State::Sent(sent) => Some(sent),
-                State::New(_) | State::Widened(_) => None,
-            };
-            self.state = State::Widened(sent);
+            if let State::Sent(sent) = &self.state {
+                self.state = State::Widened(sent.clone());
+            }
         }
         if request.response_nonce.is_empty() {
             return Ok(Event::Changed);
@@ -158,11 +158,10 @@ impl Subscription {
             State::New(held) if self.wildcard => Some(self.everything(held, edition)),
             State::New(held) => Some(self.first(held, edition, node)),
             State::Widened(before) => {
-                let gone = before.as_ref().map(|before| edition.since(self.kind, before));
-                let gone = gone.iter().flat_map(|difference| &difference.changes);
-                let gone =
-                    gone.filter(|change| change.new.is_none()).filter_map(|change| change.old.as_ref());
-                let removed = gone.map(|old| old.name.clone()).chain(self.missing(edition)).collect();
+                let difference = edition.since(self.kind, before);
+                let gone = difference.changes.iter().filter(|change| change.new.is_none());
+                let gone = gone.filter_map(|change| change.old.as_ref()).map(|old| old.name.clone());
+                let removed = gone.chain(self.missing(edition)).collect();
                 Some((removed, Content::Everything(edition.table(self.kind).clone())))
             }
             State::Sent(sent) => self.changes(sent, edition, node),
@@ -237,9 +236,8 @@ impl Subscription {
             match (old, new) {
                 (Some(old), Some(new)) if old.version == new.version && !must => {}
                 (_, Some(new)) => resources.push(new.clone()),
-                // A client knows what it unsubscribed from.
-                (Some(_), None) if !self.dropped.contains(&name) => drop(removed.insert(name)),
-                (_, None) => {}
+                (Some(_), None) => drop(removed.insert(name)),
+                (None, None) => {}
             }
         }
         let due = !removed.is_empty() || !resources.is_empty();

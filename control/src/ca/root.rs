@@ -95,8 +95,12 @@ fn make(trust_domain: &str, now: SystemTime) -> Result<(rcgen::Certificate, KeyP
     Ok((params.self_signed(&key)?, key))
 }
 
-/// Loads the directory's root, or makes it. Processes that come together take turns.
+/// Loads the directory's root, or makes it. Processes that come together take turns at making it; a root that is there
+/// is whole, and may be where nothing can be written.
 pub(super) fn open(directory: &Path, trust_domain: &str, now: SystemTime) -> Result<Root, CaError> {
+    if let Some(root) = load(directory, now)? {
+        return Ok(root);
+    }
     fs::create_dir_all(directory).map_err(|error| file_error(directory, error))?;
     let lock = directory.join(LOCK);
     let held =

@@ -29,6 +29,17 @@ fn a_key_that_others_can_read_is_refused_with_the_remedy() {
 }
 
 #[test]
+fn a_root_that_is_there_is_loaded_from_where_nothing_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = EmbeddedCa::in_directory(folder.path(), "td", now()).unwrap();
+    // No lock can be taken here, whoever runs this.
+    std::fs::remove_file(folder.path().join(".lock")).unwrap();
+    std::fs::create_dir(folder.path().join(".lock")).unwrap();
+    let loaded = EmbeddedCa::in_directory(folder.path(), "td", now()).unwrap();
+    assert_eq!(loaded.root_der(), made.root_der());
+}
+
+#[test]
 fn extra_roots_are_in_every_answer_and_follow_their_file() {
     let folder = tempfile::tempdir().unwrap();
     let other = |name| EmbeddedCa::in_memory(name, now()).unwrap();

@@ -25,7 +25,7 @@ use tonic_prost::ProstCodec;
 use tracing::{debug, info, warn};
 
 use super::stats::{Counted, Loss, Stats};
-use super::subscriber::{Client, Content, Event, Push, Subscriber};
+use super::subscriber::{Client, Content, Event, Subscriber};
 use super::world::{Edition, ResourceType, World};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use message::Message;
@@ -140,26 +140,20 @@ impl AdsBody {
             return false;
         }
         let Some(push) = self.subscriber.poll_response() else { return false };
-        self.count(&push);
+        let kind = ResourceType::of(&push.type_url);
+        let full = matches!(push.content, Content::Everything(_));
         match Message::new(push) {
-            Ok(message) => self.sending = Some(message),
-            Err(error) => self.finish(Loss::Transport, Status::resource_exhausted(error.to_string())),
+            Ok(message) => {
+                if let Some(stats) = kind.map(|kind| self.ads.stats.of(kind)) {
+                    stats.pushes.one();
+                    stats.full_pushes.add(u64::from(full));
+                    stats.bytes.add(message.len() as u64);
+                }
+                self.sending = Some(message);
+            }
+            Err(error) => self.finish(Loss::TooLong, Status::resource_exhausted(error.to_string())),
         }
         true
-    }
-
-    fn count(&self, push: &Push) {
-        let Some(kind) = ResourceType::of(&push.type_url) else { return };
-        let stats = self.ads.stats.of(kind);
-        stats.pushes.one();
-        if matches!(push.content, Content::Everything(_)) {
-            stats.full_pushes.one();
-        }
-        stats.bytes.add(match &push.content {
-            Content::Everything(table) => table.bytes() as u64,
-            Content::Encoded(encoded) => encoded.len() as u64,
-            Content::Resources(resources) => resources.iter().map(|one| one.encoded.len() as u64).sum(),
-        });
     }
 
     fn poll_place(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -14,7 +14,7 @@ use crate::metrics::Text;
 use crate::source::SourceStatus;
 
 /// What the server shows.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct HealthService {
     pub(crate) world: World,
     pub(crate) services: Arc<Services>,
@@ -46,10 +46,14 @@ impl HealthService {
             return Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("not ready: {file}: {why}\n"));
         }
         let generation = edition.generation();
-        let refused = status.error.map(|error| {
-            format!("{file} is refused, generation {generation} stays in force: {error}\n")
-        });
-        Answer::text(StatusCode::OK, format!("ready\n{}", refused.unwrap_or_default()))
+        let mut text = String::from("ready\n");
+        if let Some(error) = status.error {
+            text.push_str(&format!("{file} is refused, generation {generation} stays in force: {error}\n"));
+        }
+        if let Some(problem) = self.services.authenticator.problem() {
+            text.push_str(&format!("credentials are refused, those before stay in force: {problem}\n"));
+        }
+        Answer::text(StatusCode::OK, text)
     }
 
     fn metrics(&self) -> String {
@@ -79,9 +83,23 @@ impl HealthService {
             text.sample("halo_controller_streams_lost_total", &labels, stats.lost(why).total());
         }
         self.by_type(&mut text);
-        self.services.certificates.metrics(&mut text);
-        self.services.authenticator.metrics(&mut text);
+        self.certificates(&mut text);
         text.0
+    }
+
+    fn certificates(&self, text: &mut Text) {
+        let counts = self.services.certificates.counts();
+        text.counter("halo_controller_certificates_issued_total", "Certificates issued.", counts.issued);
+        let name = "halo_controller_certificates_refused_total";
+        text.head(name, "counter", "Certificate requests refused.");
+        for (reason, total) in &counts.refused {
+            text.sample(name, &format!("{{reason=\"{reason}\"}}"), *total);
+        }
+        let name = "halo_controller_auth_failures_total";
+        text.head(name, "counter", "Calls refused for their credentials.");
+        for (reason, total) in self.services.stats.refused.totals() {
+            text.sample(name, &format!("{{reason=\"{reason}\"}}"), total);
+        }
     }
 
     fn by_type(&self, text: &mut Text) {
@@ -91,7 +109,9 @@ impl HealthService {
             ("pushes_total", "counter", "Responses.", |stats| stats.pushes.total()),
             ("full_pushes_total", "counter", "Responses with everything.", |stats| stats.full_pushes.total()),
             ("push_bytes_total", "counter", "Bytes of resources in responses.", |stats| stats.bytes.total()),
-            ("acks_total", "counter", "Responses taken by their clients.", |stats| stats.acknowledged.total()),
+            ("acks_total", "counter", "Responses taken by their clients.", |stats| {
+                stats.acknowledged.total()
+            }),
             ("nacks_total", "counter", "Responses refused by their clients.", |stats| stats.refused.total()),
         ];
         for (name, kind, help, value) in series {

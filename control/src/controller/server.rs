@@ -2,9 +2,9 @@
 //! Every call is authenticated before anything of it is read.
 
 mod body;
-pub(crate) mod tls;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -27,11 +27,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
+use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::ads::{self, Ads};
 use super::auth::Authenticator;
-use super::certificates::{self, Certificates};
+use super::certificates::CertificateService;
 use super::stats::Stats;
 use body::ReplyBody;
 
@@ -58,11 +59,13 @@ const WINDOW_LEN: u32 = 1024 * 1024;
 /// How long open calls may take to end once the control plane shuts down.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
+/// Beginning of the certificate service's paths.
+const CERTIFICATES: &str = "/istio.v1.auth.IstioCertificateService/";
+
 /// What calls are served by.
-#[derive(Debug)]
 pub(crate) struct Services {
     pub(crate) ads: Ads,
-    pub(crate) certificates: Certificates,
+    pub(crate) certificates: CertificateService,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) stats: Arc<Stats>,
 }
@@ -195,24 +198,29 @@ async fn call(
     services: &Services,
     identity: &Option<Identity>,
     known: &AtomicBool,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ReplyBody> {
-    let path = request.uri().path();
     if request.method() != Method::POST || !is_grpc(&request) {
         return Status::unimplemented("this server speaks gRPC only").into_http();
     }
-    let caller = match services.authenticator.authenticate(request.headers(), identity.as_ref()).await {
-        Ok(caller) => caller,
-        Err(error) => return Status::unauthenticated(error.to_string()).into_http(),
-    };
+    if let Err(error) = services.authenticator.authenticate(request.headers(), identity.as_ref()) {
+        services.stats.refused.one(error.label());
+        debug!(%error, "a call was refused");
+        return Status::from(error).into_http();
+    }
     known.store(true, Ordering::Relaxed);
-    match path {
+    match request.uri().path() {
         ads::PATH => {
-            let mut response = Response::new(ReplyBody::Ads(Box::new(services.ads.stream(request.into_body()))));
+            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body())));
+            let mut response = Response::new(body);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
         }
-        certificates::PATH => services.certificates.call(caller, request).await.map(ReplyBody::Other),
+        path if path.starts_with(CERTIFICATES) => {
+            request.extensions_mut().insert(identity.clone());
+            let served = services.certificates.clone().into_server().oneshot(request).await;
+            served.map(|response| response.map(ReplyBody::Other)).unwrap_or_else(|never| match never {})
+        }
         other => Status::unimplemented(format!("this control plane does not serve {other}")).into_http(),
     }
 }

@@ -1,7 +1,8 @@
 //! What the control plane counts. No series has a label whose values grow.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::world::ResourceType;
 
@@ -57,18 +58,22 @@ pub(crate) enum Loss {
     Unreadable,
     /// The transport failed, or the client vanished.
     Transport,
+    /// A response is longer than gRPC can carry.
+    TooLong,
     /// The control plane shuts down.
     Shutdown,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 4] = [Self::Violation, Self::Unreadable, Self::Transport, Self::Shutdown];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Violation, Self::Unreadable, Self::Transport, Self::TooLong, Self::Shutdown];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Violation => "violation",
             Self::Unreadable => "unreadable",
             Self::Transport => "transport",
+            Self::TooLong => "too_long",
             Self::Shutdown => "shutdown",
         }
     }
@@ -86,6 +91,20 @@ pub(crate) struct TypeStats {
     pub(crate) refused: Counter,
 }
 
+/// Totals by reason. Reasons are names in the program, so there are few.
+#[derive(Debug, Default)]
+pub(crate) struct ByReason(Mutex<BTreeMap<&'static str, u64>>);
+
+impl ByReason {
+    pub(crate) fn one(&self, reason: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn totals(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
@@ -93,7 +112,8 @@ pub(crate) struct Stats {
     lost: [Counter; Loss::ALL.len()],
     pub(crate) streams: Gauge,
     pub(crate) connections: Gauge,
-    pub(crate) connections_refused: Counter,
+    /// Calls refused for their credentials.
+    pub(crate) refused: ByReason,
     pub(crate) handshakes_failed: Counter,
     pub(crate) accepts_failed: Counter,
 }

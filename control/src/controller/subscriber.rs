@@ -127,11 +127,6 @@ impl Subscriber {
         self.client.as_ref()
     }
 
-    /// The types that are subscribed to.
-    pub(crate) fn types(&self) -> impl Iterator<Item = ResourceType> {
-        ResourceType::ALL.into_iter().filter(|kind| self.subscriptions[*kind as usize].is_some())
-    }
-
     /// Takes a request.
     pub(crate) fn handle_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Event, Violation> {
         if self.client.is_none() {

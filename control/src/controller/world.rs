@@ -12,6 +12,7 @@ pub(crate) mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use halo_core::id::Identity;
 use tokio::sync::watch;
 
 use crate::edit::MeshEdit;
@@ -133,12 +134,16 @@ impl Edition {
         self.index.on_node(node).filter_map(|name| self.addresses.get(name))
     }
 
-    /// Whether a workload of this service account runs on a node.
-    pub fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        self.on_node(node).any(|resource| {
-            matches!(&resource.nature, Nature::Workload { namespace: ns, service_account: sa, .. }
-                if **ns == *namespace && **sa == *service_account)
-        })
+    /// Whether a workload of this identity runs on a node.
+    pub fn runs_on(&self, node: &str, identity: &Identity) -> bool {
+        self.on_node(node).any(
+            |resource| matches!(&resource.nature, Nature::Workload { identity: its, .. } if its == identity),
+        )
+    }
+
+    /// The node that a cluster's pod runs on.
+    pub fn node_of_pod(&self, cluster: &str, namespace: &str, pod: &str) -> Option<Arc<str>> {
+        self.addresses.get(&format!("{cluster}//Pod/{namespace}/{pod}"))?.node().cloned()
     }
 
     /// What differs from an older edition. Made once for all who ask for the same difference.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
+use halo_core::id::Identity;
 use halo_core::policy::Policy;
 use halo_core::service::{CidrVip, Service};
 use halo_core::workload::{NetworkMode, Workload};
@@ -56,10 +57,8 @@ pub enum Nature {
     Workload {
         /// Node it runs on; empty if it is on none.
         node: Arc<str>,
-        /// Namespace.
-        namespace: Arc<str>,
-        /// Service account.
-        service_account: Arc<str>,
+        /// Its identity.
+        identity: Identity,
         /// Names of the services that it serves, sorted.
         services: Box<[Arc<str>]>,
     },
@@ -97,8 +96,7 @@ impl Resource {
         let aliases = addresses.iter().map(|ip| format!("{}/{ip}", workload.network).into()).collect();
         let nature = Nature::Workload {
             node: workload.node.clone(),
-            namespace: workload.namespace.clone(),
-            service_account: workload.service_account.clone(),
+            identity: workload.identity(),
             services: workload.services.keys().map(|key| intern(key.to_string())).collect(),
         };
         Self::new(workload.uid.clone(), aliases, nature, wire::encode_workload(workload))

@@ -96,15 +96,19 @@ fn content_that_is_there_already_makes_no_edition_except_the_first() {
 }
 
 #[test]
-fn accounts_are_found_on_the_nodes_where_their_workloads_run_and_nowhere_else() {
+fn identities_are_found_on_the_nodes_where_their_workloads_run_and_nowhere_else() {
     let world = World::default();
     world.apply(vec![workload("w", "10.0.0.1", "n", &[]), workload("v", "10.0.0.2", "", &[])]);
-    assert!(world.edition().runs_on("n", "a", "sa-w"));
-    assert!(!world.edition().runs_on("n", "a", "sa-v"));
-    assert!(!world.edition().runs_on("", "a", "sa-v"));
+    let runs = |node, name: &str| {
+        let identity = Identity::new("cluster.local", "a", &format!("sa-{name}"));
+        world.edition().runs_on(node, &identity)
+    };
+    assert!(runs("n", "w") && !runs("n", "v") && !runs("", "v"));
+    assert!(!world.edition().runs_on("n", &Identity::new("elsewhere", "a", "sa-w")));
+    assert_eq!(world.edition().node_of_pod("one", "a", "w").as_deref(), Some("n"));
+    assert_eq!(world.edition().node_of_pod("one", "a", "v"), None);
     world.apply(vec![workload("w", "10.0.0.1", "m", &[])]);
-    assert!(!world.edition().runs_on("n", "a", "sa-w"));
-    assert!(world.edition().runs_on("m", "a", "sa-w"));
+    assert!(!runs("n", "w") && runs("m", "w"));
 }
 
 #[test]

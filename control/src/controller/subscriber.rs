@@ -8,7 +8,7 @@
 
 mod subscription;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wish;
 
 use std::collections::BTreeSet;

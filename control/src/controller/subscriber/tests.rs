@@ -1,7 +1,5 @@
 mod model;
 
-use std::sync::Arc;
-
 use super::*;
 use crate::controller::world::World;
 use crate::controller::world::tests::{service, workload};

@@ -116,11 +116,14 @@ impl Body for AdsBody {
     ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let this = self.get_mut();
         loop {
-            if let Some(piece) = this.sending.as_mut().and_then(Iterator::next) {
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
-            }
-            if this.sending.take().is_some() {
-                this.place = Place::None;
+            if let Some(message) = &mut this.sending {
+                let piece = message.next();
+                if message.is_finished() {
+                    // At once: the stream may not be polled again before its client has read.
+                    this.sending = None;
+                    this.place = Place::None;
+                }
+                return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
             }
             if let Some((status, said)) = &mut this.end {
                 let trailers = (!std::mem::replace(said, true)).then(|| trailers(status));
@@ -160,7 +163,9 @@ impl AdsBody {
         loop {
             match &mut self.place {
                 Place::Held { .. } => return Poll::Ready(()),
-                Place::None => self.place = Place::Waiting(Box::pin(place(self.ads.places.clone()))),
+                Place::None => {
+                    self.place = Place::Waiting(Box::pin(place(self.ads.places.clone(), FULL_PUSH_PLACE_MAX)))
+                }
                 Place::Waiting(waiting) => {
                     let release = ready!(waiting.as_mut().poll(context));
                     self.place = Place::Held { _release: release };
@@ -244,14 +249,14 @@ impl AdsBody {
     }
 }
 
-/// Waits for a place. It is given back when the sender is dropped, at the latest after [`FULL_PUSH_PLACE_MAX`].
-async fn place(places: Arc<Semaphore>) -> oneshot::Sender<()> {
+/// Waits for a place. It is given back when the sender is dropped, after `held_max` at the latest.
+async fn place(places: Arc<Semaphore>, held_max: Duration) -> oneshot::Sender<()> {
     let (release, released) = oneshot::channel();
     // The semaphore is never closed.
     let place = places.acquire_owned().await.ok();
     tokio::spawn(async move {
         // Whether it was given back or not.
-        drop(tokio::time::timeout(FULL_PUSH_PLACE_MAX, released).await);
+        drop(tokio::time::timeout(held_max, released).await);
         drop(place);
     });
     release

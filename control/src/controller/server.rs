@@ -2,8 +2,6 @@
 //! Every call is authenticated before anything of it is read.
 
 mod body;
-#[cfg(test)]
-mod tests;
 pub(crate) mod tls;
 
 use std::convert::Infallible;

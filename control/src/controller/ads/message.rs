@@ -26,6 +26,8 @@ pub(crate) struct Message {
     head: Option<Bytes>,
     rest: Rest,
     len: usize,
+    /// Bytes that are still to come, with the head.
+    left: usize,
 }
 
 #[derive(Debug)]
@@ -68,12 +70,18 @@ impl Message {
         head.put_u8(0);
         head.put_u32(u32::try_from(len).map_err(|_| TooLong(len))?);
         head.extend_from_slice(&fields);
-        Ok(Self { head: Some(head.freeze()), rest, len })
+        let left = head.len() + rest_len;
+        Ok(Self { head: Some(head.freeze()), rest, len, left })
     }
 
     /// Bytes of the message, without gRPC's prefix.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether every piece has been taken.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.left == 0
     }
 }
 
@@ -87,7 +95,9 @@ impl Iterator for Message {
         if head.is_none() && rest.is_none() {
             return None;
         }
-        Some(head.unwrap_or_default().chain(rest.unwrap_or_default()))
+        let piece = head.unwrap_or_default().chain(rest.unwrap_or_default());
+        self.left -= piece.remaining();
+        Some(piece)
     }
 }
 

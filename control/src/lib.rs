@@ -1,5 +1,6 @@
 //! The control thread of a node: configuration, the sources of the mesh's state, certificates, the CNI agent's
 //! protocol, readiness and admin. It publishes immutable snapshots to the shards and never touches a byte of traffic.
+//! And the cluster's controller, which serves the mesh's state and certificates to the nodes.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -7,12 +8,14 @@ pub mod ca;
 pub mod certs;
 pub mod cni;
 pub mod config;
+pub mod controller;
 pub mod edit;
 mod http;
 pub mod local;
 pub mod metrics;
 pub mod netns;
 pub mod node;
+mod parts;
 pub mod pods;
 mod proto;
 pub mod publish;
@@ -24,4 +27,5 @@ pub mod source;
 #[cfg(test)]
 mod testing;
 mod watch;
+pub mod wire;
 mod zds_client;

@@ -106,7 +106,6 @@ fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
         hostname: raw.hostname.into(),
         services: raw.services.into_iter().map(|(Text(key), ports)| (key, ports.into())).collect(),
         capacity: raw.capacity,
-        application_tunnel: None,
     }
 }
 

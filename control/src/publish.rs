@@ -4,6 +4,8 @@
 //! the shards one new generation. Nobody else makes a generation, so that no change is ever lost between two.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use halo_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,11 +27,39 @@ struct Batch {
 #[error("the publisher has ended")]
 pub struct PublisherGone;
 
+/// What publishing has come to since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishTotals {
+    /// Edits applied.
+    pub edits: u64,
+    /// Time that it took to apply them and to hand the shards each generation, ns.
+    pub ns: u64,
+    /// The longest of these times, ns.
+    pub ns_max: u64,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    edits: AtomicU64,
+    ns: AtomicU64,
+    ns_max: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, edits: u64, began: Instant) {
+        let ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.edits.fetch_add(edits, Ordering::Relaxed);
+        self.ns.fetch_add(ns, Ordering::Relaxed);
+        self.ns_max.fetch_max(ns, Ordering::Relaxed);
+    }
+}
+
 /// A handle to the publisher.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     batches: mpsc::Sender<Batch>,
     current: watch::Receiver<Arc<Snapshot>>,
+    totals: Arc<Totals>,
 }
 
 impl Publisher {
@@ -39,7 +69,8 @@ impl Publisher {
         let first = Arc::new(first);
         shards.publish(first.clone());
         let (publish, current) = watch::channel(first);
-        (Self { batches, current }, run(queue, publish, shards))
+        let totals = Arc::<Totals>::default();
+        (Self { batches, current, totals: totals.clone() }, run(queue, (publish, totals), shards))
     }
 
     /// Publishes edits, with others that wait, as one generation; done when the shards have been given it. No edits
@@ -60,21 +91,35 @@ impl Publisher {
         self.current.borrow().clone()
     }
 
+    /// What publishing has come to so far.
+    pub fn totals(&self) -> PublishTotals {
+        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Totals { edits, ns, ns_max } = &*self.totals;
+        PublishTotals { edits: total(edits), ns: total(ns), ns_max: total(ns_max) }
+    }
+
     /// Reports every new generation.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.current.clone()
     }
 }
 
-async fn run(mut queue: mpsc::Receiver<Batch>, publish: watch::Sender<Arc<Snapshot>>, shards: impl Shards) {
+async fn run(
+    mut queue: mpsc::Receiver<Batch>,
+    (publish, totals): (watch::Sender<Arc<Snapshot>>, Arc<Totals>),
+    shards: impl Shards,
+) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, BATCHES_MAX).await > 0 {
+        let began = Instant::now();
+        let mut edits = 0;
         let mut next = Snapshot::clone(&publish.borrow());
         next.generation += 1;
         let mut done = Vec::new();
         for batch in waiting.drain(..) {
             for edit in batch.edits {
                 edit.apply(&mut next);
+                edits += 1;
             }
             done.push(batch.published);
         }
@@ -82,6 +127,7 @@ async fn run(mut queue: mpsc::Receiver<Batch>, publish: watch::Sender<Arc<Snapsh
         let next = Arc::new(next);
         shards.publish(next.clone());
         publish.send_replace(next);
+        totals.add(edits, began);
         debug!(generation, batches = done.len(), "published");
         for published in done {
             // Whoever asked may have stopped waiting.
@@ -111,6 +157,8 @@ mod tests {
         assert_eq!(shards.published().workloads.len(), 2);
         assert_eq!(publisher.publish(vec![MeshEdit::RemoveWorkload("a".into())]).await, Ok(2));
         assert_eq!(shards.published().workloads.len(), 1);
+        let totals = publisher.totals();
+        assert!(totals.edits == 3 && totals.ns >= totals.ns_max && totals.ns_max > 0, "{totals:?}");
     }
 
     #[tokio::test]

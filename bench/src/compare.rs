@@ -4,8 +4,8 @@
 //! all of them, one right after the other, in an order that rotates. What disturbs the machine for a while so disturbs
 //! all of them, and ratios are made between runs that are close in time.
 
-mod about;
-mod preflight;
+pub(crate) mod about;
+pub(crate) mod preflight;
 mod progress;
 mod record;
 mod rounds;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use halo_core::net::NetworkAddress;
 use halo_core::service::{Service, ServiceKey, Visibility};
 use halo_core::snapshot::Snapshot;
-use halo_core::workload::{Locality, Protocol, Workload};
+use halo_core::workload::{Locality, PortMap, Protocol, Workload};
 
 /// Pods of a node.
 const PODS_PER_NODE: u32 = 100;
@@ -17,7 +17,7 @@ const PODS_PER_NODE: u32 = 100;
 const SERVICES_PER_NAMESPACE: u32 = 40;
 const ZONES: u32 = 3;
 /// Where the addresses of pods and of services begin.
-const PODS: u32 = 0x0a00_0000;
+const PODS: u32 = 0x0a10_0000;
 const VIPS: u32 = 0xac10_0000;
 /// The port of every service, and the one behind it.
 const PORTS: [(u16, u16); 1] = [(80, 8080)];
@@ -130,6 +130,19 @@ impl Crowd {
         }
     }
 
+    /// All of them, after some others, as a state file.
+    pub(crate) fn state_file(&self, others: &[Workload]) -> String {
+        let mut text = String::from("workloads:\n");
+        for workload in others.iter().cloned().chain((0..self.workloads).map(|n| self.workload(n))) {
+            text.push_str(&workload_line(&workload));
+        }
+        text.push_str("services:\n");
+        for number in 0..self.services() {
+            text.push_str(&service_line(&self.service(number)));
+        }
+        text
+    }
+
     /// All of them in one generation.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -141,6 +154,43 @@ impl Crowd {
         }
         snapshot
     }
+}
+
+/// A workload as an entry of a state file. No text of ours needs more than quotes.
+fn workload_line(workload: &Workload) -> String {
+    let services =
+        workload.services.iter().map(|(key, map)| format!("{:?}: {}", key.to_string(), ports(map)));
+    let addresses: Vec<_> = workload.addresses.iter().map(|ip| format!("{:?}", ip.to_string())).collect();
+    let Workload { uid, name, namespace, node, service_account, canonical_name, .. } = workload;
+    let Workload { canonical_revision, workload_name, trust_domain, cluster_id, locality, .. } = workload;
+    let Locality { region, zone, .. } = locality;
+    format!(
+        "- {{uid: {uid:?}, name: {name:?}, namespace: {namespace:?}, node: {node:?}, protocol: HBONE, \
+         serviceAccount: {service_account:?}, trustDomain: {trust_domain:?}, clusterId: {cluster_id:?}, \
+         canonicalName: {canonical_name:?}, canonicalRevision: {canonical_revision:?}, \
+         workloadName: {workload_name:?}, locality: {{region: {region:?}, zone: {zone:?}}}, \
+         workloadIps: [{}], services: {{{}}}}}\n",
+        addresses.join(", "),
+        services.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// A service as an entry of a state file.
+fn service_line(service: &Service) -> String {
+    let Service { key, name, vips, .. } = service;
+    let vips: Vec<_> = vips.iter().map(|vip| format!("{:?}", vip.to_string())).collect();
+    format!(
+        "- {{name: {name:?}, namespace: {:?}, hostname: {:?}, vips: [{}], ports: {}}}\n",
+        key.namespace,
+        key.hostname,
+        vips.join(", "),
+        ports(&service.ports)
+    )
+}
+
+fn ports(ports: &PortMap) -> String {
+    let ports: Vec<_> = ports.iter().map(|(port, target)| format!("{port}: {target}")).collect();
+    format!("{{{}}}", ports.join(", "))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod plan;
 mod pod;
 mod report;
 mod room;
+mod scale;
 mod statistics;
 mod subject;
 mod talk;
@@ -40,6 +41,14 @@ enum Command {
     Compare(compare::Options),
     /// Time the core's own work: session, record layer, policy, route, pool, snapshot
     Micro(micro::Options),
+    /// Measure Halo with a large mesh: memory, time to ready, changes, subscribers
+    Scale(scale::Options),
+    /// The controller of a scale run
+    #[command(hide = true)]
+    ScaleController(Box<scale::feed::Options>),
+    /// The subscribers of a scale run
+    #[command(hide = true)]
+    ScaleSubscribers(scale::subscribers::Options),
     /// An application of the comparison
     #[command(subcommand, hide = true)]
     Pod(pod::Program),
@@ -49,6 +58,9 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Compare(options) => compare::run(&options),
         Command::Micro(options) => micro::run(&options),
+        Command::Scale(options) => scale::run(&options),
+        Command::ScaleController(options) => scale::feed::run(&options),
+        Command::ScaleSubscribers(options) => scale::subscribers::run(&options),
         Command::Pod(program) => pod::run(&program),
     }
 }

@@ -2,7 +2,7 @@
 
 pub(crate) mod baseline;
 mod charts;
-mod format;
+pub(crate) mod format;
 pub(crate) mod html;
 pub(crate) mod json;
 mod markup;

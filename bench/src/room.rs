@@ -44,7 +44,8 @@ struct Open {
 }
 
 impl Labs {
-    fn open(&self, halo: &Path) -> Result<Arc<Lab>> {
+    /// Opens a lab, unless everything is taken away.
+    pub(crate) fn open(&self, halo: &Path) -> Result<Arc<Lab>> {
         let mut open = self.lock();
         if open.shut {
             return Err(LabError::Closed);
@@ -55,7 +56,7 @@ impl Labs {
     }
 
     /// Takes a lab away, unless [`Self::shut`] does.
-    fn close(&self, lab: &Arc<Lab>) {
+    pub(crate) fn close(&self, lab: &Arc<Lab>) {
         let mut open = self.lock();
         let before = open.labs.len();
         open.labs.retain(|open| !Arc::ptr_eq(open, lab));

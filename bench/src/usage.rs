@@ -77,8 +77,16 @@ fn cpu_ns(pid: i32) -> u64 {
 
 /// Memory of this process that is in RAM.
 pub(crate) fn resident_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    number(&status, "VmRSS:").unwrap_or(0) * 1024
+    let [resident, ..] = memory(nix::unistd::getpid().as_raw());
+    resident
+}
+
+/// Memory of a process that is in RAM: all of it, with shared pages counted in part, and the most that there was.
+pub(crate) fn memory(pid: i32) -> [u64; 3] {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let (rollup, status) = (read("smaps_rollup"), read("status"));
+    let all = [number(&status, "VmRSS:"), number(&rollup, "Pss:"), number(&status, "VmHWM:")];
+    all.map(|kibibytes| kibibytes.unwrap_or(0) * 1024)
 }
 
 /// Context switches of a process's threads, voluntary and not.

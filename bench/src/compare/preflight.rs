@@ -13,7 +13,7 @@ use crate::subject::peer::PeerOptions;
 const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
 
 /// What this machine must have.
-pub(super) fn machine() -> Result<(), String> {
+pub(crate) fn machine() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("nodes and pods are network namespaces, which need root; run it with sudo".into());
     }
@@ -41,7 +41,7 @@ pub(super) fn subjects(wanted: &[String], peers: &[PeerOptions]) -> Result<(), S
 }
 
 /// Whether files can be written where the report is to go. A report that is there stays.
-pub(super) fn output(directory: &Path) -> Result<(), String> {
+pub(crate) fn output(directory: &Path) -> Result<(), String> {
     let probe = directory.join(format!(".probe-{}", std::process::id()));
     let tried = fs::create_dir_all(directory).and_then(|()| fs::write(&probe, "")).and_then(|()| {
         // A report that is a directory could not be replaced.

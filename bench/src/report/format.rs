@@ -18,7 +18,7 @@ pub(super) fn spread(summary: &Summary) -> String {
 }
 
 /// A figure with about three significant digits.
-pub(super) fn quantity(number: f64) -> String {
+pub(crate) fn quantity(number: f64) -> String {
     match number.abs() {
         _ if number == 0.0 => "0".to_owned(),
         size if size < 0.001 => "<0.001".to_owned(),
@@ -52,7 +52,7 @@ pub(super) fn workers(workers: usize) -> String {
 }
 
 /// A time in µs, with the unit that fits.
-pub(super) fn time(us: f64) -> String {
+pub(crate) fn time(us: f64) -> String {
     match us {
         us if us >= 999_500.0 => format!("{} s", quantity(us / 1e6)),
         us if us >= 999.5 => format!("{} ms", quantity(us / 1e3)),

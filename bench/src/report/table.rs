@@ -20,7 +20,7 @@ const METRICS_MAX: usize = 2;
 /// Letters of a name in a column's heading.
 const NAME_MAX: usize = 16;
 /// One line below the header, and no other.
-pub(super) const STYLE: TableStyle =
+pub(crate) const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 /// Starts lines of absolute figures until they are coloured; no name contains it.
 const FAINT: char = '\u{200b}';

@@ -53,11 +53,30 @@ impl ControlPlane {
     }
 }
 
+/// A program that takes the flags of `halo controller`.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The file.
+    pub path: PathBuf,
+    /// What comes before the flags.
+    pub arguments: Vec<OsString>,
+    /// Whether we speak with it over its standard input and output.
+    pub piped: bool,
+}
+
+impl Program {
+    /// The lab's own.
+    pub fn of(lab: &Lab) -> Self {
+        Self { path: lab.binary().to_owned(), arguments: vec!["controller".into()], piped: false }
+    }
+}
+
 /// A running controller.
 #[derive(Debug)]
 pub struct Controller {
     /// The process.
     pub process: Arc<Process>,
+    program: Program,
     dir: PathBuf,
     netns: Arc<Netns>,
     address: Ipv4Addr,
@@ -67,6 +86,11 @@ pub struct Controller {
 impl Controller {
     /// Starts it on the first node, for every node of the topology.
     pub fn start(lab: &Lab, topology: &Topology, mesh: &Mesh) -> Result<Self> {
+        Self::start_as(lab, topology, mesh.path(), Program::of(lab))
+    }
+
+    /// Starts a program that serves the nodes in its place. `state` is the file that it is told to follow.
+    pub fn start_as(lab: &Lab, topology: &Topology, state: &Path, program: Program) -> Result<Self> {
         let dir = lab.dir().join("control");
         let tokens = dir.join("tokens");
         fs::create_dir_all(&tokens).doing(format_args!("create {}", tokens.display()))?;
@@ -79,15 +103,16 @@ impl Controller {
         write_secret(&dir.join("tokens.yaml"), &list)?;
         let node = &topology.nodes[0];
         let (netns, address) = (node.netns.clone(), node.address);
-        let process = launch(lab, (&dir, &netns), (mesh.path(), address), "controller")?;
-        Ok(Self { process, dir, netns, address, starts: 1 })
+        let process = launch(lab, (&dir, &netns), (state, address), ("controller", &program))?;
+        Ok(Self { process, program, dir, netns, address, starts: 1 })
     }
 
     /// Starts another process in place of one that has ended.
     pub fn restart(&mut self, lab: &Lab, mesh: &Mesh) -> Result<()> {
         self.starts += 1;
         let name = format!("controller-{}", self.starts);
-        self.process = launch(lab, (&self.dir, &self.netns), (mesh.path(), self.address), &name)?;
+        let (place, told) = ((self.dir.as_path(), &self.netns), (mesh.path(), self.address));
+        self.process = launch(lab, place, told, (&name, &self.program))?;
         Ok(())
     }
 
@@ -140,11 +165,10 @@ fn launch(
     lab: &Lab,
     (dir, netns): (&Path, &Arc<Netns>),
     (state, address): (&Path, Ipv4Addr),
-    name: &str,
+    (name, program): (&str, &Program),
 ) -> Result<Arc<Process>> {
     let path = |name: &str| dir.join(name).into_os_string();
-    let arguments: Vec<OsString> = vec![
-        "controller".into(),
+    let flags: [OsString; 16] = [
         "--from-file".into(),
         state.as_os_str().to_owned(),
         "--listen".into(),
@@ -164,10 +188,10 @@ fn launch(
     ];
     lab.spawn(Spec {
         name: name.to_owned(),
-        program: lab.binary().to_owned(),
-        arguments,
+        program: program.path.clone(),
+        arguments: program.arguments.iter().cloned().chain(flags).collect(),
         environment: Vec::new(),
         netns: netns.clone(),
-        piped: false,
+        piped: program.piped,
     })
 }

@@ -1,5 +1,12 @@
 //! The protocols' messages, made of the definitions in `control/proto`, and the names that they go by.
-#![allow(missing_docs, dead_code, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines)]
+#![allow(
+    missing_docs,
+    dead_code,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::too_many_lines
+)]
 
 /// Type URL of workloads and services.
 pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";

@@ -15,9 +15,10 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::admin::{AdminService, Node};
-use crate::ca::{CaError, EmbeddedCa};
+use crate::ca::client::RemoteCa;
+use crate::ca::{Authority, CaError, EmbeddedCa};
 use crate::certs::{self, CertificateView, CertificatesSetup};
-use crate::config::Config;
+use crate::config::{CaSource, Config};
 use crate::http;
 use crate::local::Defaults;
 use crate::metrics::MetricsService;
@@ -77,6 +78,9 @@ pub async fn run_with(
 ) -> Result<(), NodeError> {
     let servers = Servers::bind(&config).await?;
     let authority = authority(&config)?;
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let addresses = servers.addresses;
     let mut parts = Parts::default();
     let (node, zds) = start(config, shards.clone(), authority, &mut parts);
@@ -103,11 +107,15 @@ pub async fn run_with(
     end
 }
 
-fn authority(config: &Config) -> Result<EmbeddedCa, CaError> {
-    match &config.ca_dir {
-        Some(directory) => EmbeddedCa::in_directory(directory, &config.trust_domain, SystemTime::now()),
-        None => EmbeddedCa::in_memory(&config.trust_domain, SystemTime::now()),
-    }
+fn authority(config: &Config) -> Result<Authority, CaError> {
+    let (domain, now) = (&config.trust_domain, SystemTime::now());
+    Ok(match &config.ca {
+        CaSource::Directory(directory) => {
+            Authority::Embedded(EmbeddedCa::in_directory(directory, domain, now)?)
+        }
+        CaSource::Memory => Authority::Embedded(EmbeddedCa::in_memory(domain, now)?),
+        CaSource::Remote(upstream) => Authority::Remote(RemoteCa::at(upstream.clone())),
+    })
 }
 
 /// The node's servers, bound.
@@ -140,7 +148,7 @@ async fn listen(server: &'static str, address: SocketAddr) -> Result<(TcpListene
 fn start<S: Shards>(
     config: Config,
     shards: S,
-    authority: EmbeddedCa,
+    authority: Authority,
     parts: &mut Parts,
 ) -> (Arc<Node<S>>, AbortHandle) {
     let mesh = Mesh {

@@ -1,14 +1,15 @@
 //! `halo node`: boots the shards and the control thread and wires one to the other.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use halo_control::config::raw::{MESH_CONFIG, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
-    Config, ConfigError, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
+    Config, ConfigError, Files, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
 use halo_control::node::NodeError;
 use halo_control::shards::{Pod, PodError, Shards};
@@ -87,7 +88,11 @@ fn variables() -> String {
 /// Runs `halo node` with these flags and the process's environment.
 pub fn main(options: Options) -> ExitCode {
     let print = options.print_config;
-    let variables: Variables = std::env::vars().collect();
+    let files = match files() {
+        Ok(files) => files,
+        Err(error) => return fail(&error),
+    };
+    let variables = std::env::vars().collect::<Variables>().with_files(files);
     let config = match Config::read(&variables, &options.into()) {
         Ok(config) => config,
         Err(error) => return fail(&error),
@@ -109,6 +114,16 @@ pub fn main(options: Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The files that count beside variables and flags.
+fn files() -> Result<Files, Error> {
+    let mesh_config = match std::fs::read_to_string(MESH_CONFIG) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::File { path: MESH_CONFIG, error }),
+    };
+    Ok(Files { mesh_config, token: Path::new(TOKEN).exists() })
 }
 
 impl From<Options> for Overrides {
@@ -159,6 +174,14 @@ enum Error {
     /// The configuration asks for what this machine does not have.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file that is there cannot be read.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: &'static str,
+        /// The operating system's words.
+        error: std::io::Error,
+    },
     /// A shard did not start.
     #[error(transparent)]
     Shard(#[from] StartError),

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use halo_core::demand::Question;
 use halo_core::snapshot::{Mesh, Snapshot};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
@@ -64,15 +65,21 @@ pub struct NodeAddresses {
 }
 
 /// Runs a node until `shutdown` or `/quitquitquit`, then drains the shards and returns. Must run on a tokio runtime with
-/// I/O and time. Signals belong to the caller.
-pub async fn run(config: Config, shards: impl Shards, shutdown: impl Future) -> Result<(), NodeError> {
-    run_with(config, shards, shutdown, |_| ()).await
+/// I/O and time. Signals belong to the caller. `questions` is what the shards ask.
+pub async fn run(
+    config: Config,
+    shards: impl Shards,
+    questions: mpsc::Receiver<Question>,
+    shutdown: impl Future,
+) -> Result<(), NodeError> {
+    run_with(config, shards, questions, shutdown, |_| ()).await
 }
 
 /// Like [`run`]; tells the addresses once its servers listen, which is of use when a port is 0.
 pub async fn run_with(
     config: Config,
     shards: impl Shards,
+    questions: mpsc::Receiver<Question>,
     shutdown: impl Future,
     listening: impl FnOnce(NodeAddresses),
 ) -> Result<(), NodeError> {
@@ -104,6 +111,8 @@ pub async fn run_with(
     shards.drain().await;
     info!("drained");
     parts.shutdown().await;
+    // The embedded authority and the local file are never short of an answer, so nobody reads the questions.
+    drop(questions);
     end
 }
 
@@ -156,6 +165,7 @@ fn start<S: Shards>(
         network: config.network.as_str().into(),
         cluster: config.cluster.as_str().into(),
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
+        on_demand: false,
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
     let (publisher, publishing) = Publisher::new(first, shards.clone());

@@ -20,6 +20,8 @@ pub enum ResponseFlag {
     NetworkPolicy,
     /// Our own certificate is not available.
     IdentityError,
+    /// A certificate is revoked.
+    CertRevoked,
 }
 
 impl ResponseFlag {
@@ -33,6 +35,7 @@ impl ResponseFlag {
             Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
             Self::NetworkPolicy => "NETWORK_POLICY",
             Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertRevoked => "CERT_REVOKED",
         }
     }
 }
@@ -128,18 +131,22 @@ reasons! {
     PolicyAtPeer = ("policy_at_peer", Deny, 401, Warn, false, "http status: 401, the destination's policy refused the connection"),
     /// The control plane has not delivered the local workload.
     SourceUnknown = ("source_unknown", Connect, 503, Warn, false, "failed to fetch information about local workload: the control plane has not delivered it"),
+    /// The control plane has not said what the destination, or its waypoint, is.
+    DestinationUnknown = ("destination_unknown", Connect, 503, Warn, false, "failed to look up the destination: the control plane has not answered in time"),
     /// The destination is in the mesh, but no endpoint may be used.
     NoHealthyUpstream = ("no_healthy_upstream", Connect, 503, Warn, false, "no healthy upstream: the service has no usable endpoint"),
     /// The route needs a waypoint that cannot be resolved.
     UnknownWaypoint = ("unknown_waypoint", Connect, 503, Warn, false, "unknown waypoint: the destination names a waypoint that is not known"),
     /// The route needs a feature that this build does not have.
-    Unsupported = ("unsupported", Connect, 503, Warn, false, "the route needs a waypoint or another network, which this build does not support"),
+    Unsupported = ("unsupported", Connect, 503, Warn, false, "the route needs a waypoint, another network or an application tunnel, which this build does not support"),
     /// Our own certificate has not been issued, or has expired.
     NoCertificate = ("no_certificate", IdentityError, 503, Error, false, "identity error: no valid certificate for the workload"),
     /// The TLS peer sent no certificate.
     PeerNoCertificate = ("peer_no_certificate", TlsFailure, 503, Warn, false, "tls error: the peer presented no certificate"),
     /// The TLS peer's certificate does not chain to our roots, is expired, or is not well formed.
     PeerBadCertificate = ("peer_bad_certificate", TlsFailure, 503, Warn, false, "tls error: the peer's certificate is not valid for this mesh"),
+    /// A certificate of the TLS peer's chain is revoked, or the peer says so of ours.
+    CertRevoked = ("cert_revoked", CertRevoked, 503, Warn, false, "tls error: a certificate of the connection has been revoked"),
     /// The TLS peer belongs to another trust domain.
     PeerTrustDomain = ("peer_trust_domain", TlsFailure, 503, Warn, false, "tls error: the peer belongs to another trust domain"),
     /// The TLS peer is not who was asked for.

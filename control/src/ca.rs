@@ -1,11 +1,14 @@
 //! Certificate authorities: the embedded one, which issues workload certificates without any other component, and one
 //! elsewhere ([`client`]).
 //!
-//! The embedded one's root lives in memory, or in a directory that the nodes share; there the first process to come makes it, under a
-//! lock, and all others load it. Whoever can read the directory's key can be any workload, so the key is readable by
-//! its owner only.
+//! The embedded one's root lives in memory, or in a directory that the nodes share; there the first process to come
+//! makes it, under a lock, and all others load it. Whoever can read the directory's key can be any workload, so the key is readable by
+//! its owner only. Beside the root may lie other roots, older or newer, that every workload trusts too.
 
+mod bundle;
 pub mod client;
+mod issue;
+mod request;
 mod root;
 #[cfg(test)]
 mod tests;
@@ -16,18 +19,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use halo_core::certificate::{Certificate, PrivateKey};
 use halo_core::id::Identity;
-use rcgen::string::Ia5String;
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
-};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::grpc::UpstreamError;
+use bundle::Bundle;
+pub(crate) use issue::pem;
+pub use issue::{Issued, ServerCertificate};
+pub use request::{CSR_LEN_MAX, RequestError};
 use root::Root;
 
 /// How far back a certificate's life reaches, for peers whose clock is behind.
 const BACKDATE: Duration = Duration::from_secs(60);
+/// The longest life that a request gets, unless the authority is told otherwise.
+const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Why an authority cannot start or issue.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,26 @@ pub enum CaError {
         path: String,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// The root's key is not for its owner alone.
+    #[error(
+        "{path}: readable by others than its owner (mode {mode:04o}), and whoever reads it can be any workload; \
+         run: chmod 600 {path}"
+    )]
+    Exposed {
+        /// The file.
+        path: String,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A certificate signing request is refused.
+    #[error("certificate signing request: {0}")]
+    Request(#[from] RequestError),
+    /// A name that a server certificate cannot carry.
+    #[error("{name:?} is neither a DNS name nor an IP address")]
+    Name {
+        /// The name that was given.
+        name: Box<str>,
     },
     /// A key or certificate could not be made.
     #[error("certificate: {0}")]
@@ -152,47 +177,51 @@ pub trait CertificateAuthority: Clone + Send + Sync + 'static {
 
 /// The embedded authority. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct EmbeddedCa(Arc<Root>);
+pub struct EmbeddedCa {
+    root: Arc<Root>,
+    bundle: Arc<Bundle>,
+    life_max: Duration,
+}
 
 impl EmbeddedCa {
     /// Makes a root that lives as long as the process.
     pub fn in_memory(trust_domain: &str, now: SystemTime) -> Result<Self, CaError> {
-        Ok(Self(Arc::new(Root::generate(trust_domain, now)?)))
+        let root = Root::generate(trust_domain, now)?;
+        let bundle = Bundle::of(root.der());
+        Ok(Self { root: Arc::new(root), bundle: Arc::new(bundle), life_max: LIFE_MAX })
     }
 
     /// Loads the root of a directory, or makes it if there is none. The directory is made if it is missing.
+    ///
+    /// `root-cert.pem` is the root, or a chain: the certificate of `root-key.pem`, then its issuers, of which workloads
+    /// trust the last. `extra-roots.pem`, if it is there, holds more roots to trust; it is followed when it changes.
     pub fn in_directory(directory: &Path, trust_domain: &str, now: SystemTime) -> Result<Self, CaError> {
-        Ok(Self(Arc::new(root::open(directory, trust_domain, now)?)))
+        let root = root::open(directory, trust_domain, now)?;
+        let bundle = Bundle::open(root.der(), directory)?;
+        Ok(Self { root: Arc::new(root), bundle: Arc::new(bundle), life_max: LIFE_MAX })
+    }
+
+    /// Sets the longest life that [`EmbeddedCa::sign_request`] gives; a day otherwise.
+    #[must_use]
+    pub fn with_life_max(self, life_max: Duration) -> Self {
+        Self { life_max, ..self }
     }
 
     /// The root certificate, X.509 DER.
     pub fn root_der(&self) -> &[u8] {
-        self.0.der()
+        self.root.der()
     }
 
     fn sign(&self, identity: Identity, ttl: Duration, now: SystemTime) -> Result<Certificate, CaError> {
-        let end = (now + ttl).min(self.0.not_after());
-        if end <= now {
-            return Err(CaError::Expired);
-        }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        // With an empty subject the SAN extension is critical (RFC 5280, section 4.2.1.6).
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.to_string())?)];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.not_before = (now - BACKDATE).into();
-        params.not_after = end.into();
-        let leaf = params.signed_by(&key, self.0.issuer())?;
+        let params = issue::svid(&identity, now, self.root.end(ttl, now)?)?;
+        let leaf = params.signed_by(&key, self.root.issuer())?;
         let facts = Facts::of(leaf.der())?;
         Ok(Certificate {
             identity,
-            chain: vec![leaf.der().to_vec()],
+            chain: self.root.chain_of(leaf.der()),
             key: PrivateKey::from_pkcs8_der(key.serialize_der()),
-            roots: vec![self.0.der().to_vec()],
+            roots: self.bundle.roots(now),
             serial: facts.serial,
             not_before_s: facts.not_before_s,
             not_after_s: facts.not_after_s,

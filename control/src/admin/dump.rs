@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::ca::pem;
 use crate::certs::CertificateView;
 use crate::certs::keeper::State;
 use crate::pods::{PodView, Pods};
@@ -101,20 +102,6 @@ fn x509(der: &[u8]) -> Value {
         "validFrom": validity.and_then(|validity| date(validity.not_before.timestamp())),
         "expirationTime": validity.and_then(|validity| date(validity.not_after.timestamp())),
     })
-}
-
-/// PEM (RFC 7468): base64 in lines of 64 characters.
-fn pem(der: &[u8]) -> String {
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = &*STANDARD.encode(der);
-    while !rest.is_empty() {
-        let (line, next) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = next;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
 }
 
 fn workload_state(parts: &Parts) -> Value {

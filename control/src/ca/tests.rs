@@ -1,5 +1,9 @@
+mod issue;
+mod roots;
+
 use std::os::unix::fs::PermissionsExt;
 
+use rcgen::CertificateParams;
 use x509_parser::extensions::GeneralName;
 
 use super::*;
@@ -98,4 +102,29 @@ fn a_root_that_is_not_whole_is_refused_and_one_that_was_never_finished_is_replac
     assert!(EmbeddedCa::in_directory(folder.path(), "td", late).unwrap_err().to_string().contains("expired"));
     std::fs::remove_file(file("root-key.pem")).unwrap();
     assert!(matches!(EmbeddedCa::in_directory(folder.path(), "td", now()), Err(CaError::File { .. })));
+}
+
+/// Runs openssl in a folder and gives what it wrote; it must succeed.
+fn openssl(folder: &Path, arguments: &str) -> String {
+    let mut command = std::process::Command::new("openssl");
+    let ran = command.args(arguments.split(' ')).current_dir(folder).output();
+    let ran = ran.expect("these tests need the openssl program");
+    let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "openssl {arguments}: {told}");
+    String::from_utf8_lossy(&ran.stdout).into_owned() + &told
+}
+
+/// A request of a new key, with names that nobody should be given.
+fn request() -> String {
+    let mut params = CertificateParams::new(vec!["admin.example".to_owned()]).unwrap();
+    let wanted = "spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap();
+    params.subject_alt_names.push(rcgen::SanType::URI(wanted));
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap()
+}
+
+/// The DER of the first certificate of a PEM text.
+fn der(pem: &str) -> Vec<u8> {
+    root::certificates(pem.as_bytes()).unwrap().remove(0)
 }

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::certificate::Certificate;
+use halo_core::certificate::{Certificate, Revocations};
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
@@ -31,8 +31,8 @@ use crate::ring;
 use crate::socket::SocketOptions;
 use crate::stats::{self, Latencies};
 use crate::timer::Timers;
-use crate::tls::{RecordsKind, TlsConfig};
-use crate::tunnel::{CLOSE_MS_MAX, Tunnel};
+use crate::tls::{PeerChain, RecordsKind, RevocationLists, TlsConfig};
+use crate::tunnel::{CLOSE_MS_MAX, Side, Tunnel};
 use crate::wake::{Broadcast, Signal};
 
 /// Between two looks at whether a drain is done, ms, where nothing tells of it.
@@ -59,6 +59,8 @@ pub(crate) struct Shard {
     conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
     pub(crate) conn_ended: Broadcast,
     tls: RefCell<HashMap<Identity, Configured>>,
+    /// What is revoked, as the snapshot has it.
+    revocations: RefCell<Option<Arc<RevocationLists>>>,
     random: Cell<u64>,
     next_id: Cell<u64>,
     draining: Cell<bool>,
@@ -109,6 +111,7 @@ impl Shard {
             conns: RefCell::default(),
             conn_ended: Broadcast::default(),
             tls: RefCell::default(),
+            revocations: RefCell::default(),
             random: Cell::new(RandomState::new().hash_one(0) | 1),
             next_id: Cell::new(0),
             draining: Cell::new(false),
@@ -150,7 +153,7 @@ impl Shard {
     }
 
     /// Adopts a generation: parked connections look again, open inbound connections are checked against the new
-    /// policies, tunnels to workloads that are gone are closed.
+    /// policies, tunnels to workloads that are gone are closed, and those of revoked peers are cut.
     pub(crate) fn adopt(&self, snapshot: Arc<Snapshot>) {
         let snapshot = Rc::new(Snapshot::clone(&snapshot));
         let old = self.snapshot.replace(snapshot.clone());
@@ -165,6 +168,10 @@ impl Shard {
             self.close_tunnels_to_the_gone(&snapshot);
         }
         self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
+        let lists = |snapshot: &Snapshot| snapshot.revocations.as_ref().map(Arc::as_ptr);
+        if lists(&old) != lists(&snapshot) {
+            self.revoke(snapshot.revocations.as_deref());
+        }
         self.demand.generation();
         self.changed.notify();
     }
@@ -205,6 +212,27 @@ impl Shard {
         if !gone.is_empty() {
             self.pool_changed.notify();
         }
+    }
+
+    /// Goes by new revocation lists: handshakes from now on, those that run at their end, and open tunnels at once.
+    fn revoke(&self, revocations: Option<&Revocations>) {
+        let lists = revocations.map(|revocations| Arc::new(RevocationLists::new(revocations)));
+        let unreadable = lists.as_ref().map_or(0, |lists| lists.unreadable());
+        self.counters.crl_unreadable.add(unreadable as u64);
+        self.revocations.replace(lists);
+        self.tls.borrow_mut().clear();
+        for tunnel in self.tunnels_where(|tunnel| tunnel.ended().is_none() && self.revoked(&tunnel.peer)) {
+            self.counters.crl_rejections.increment();
+            tunnel.revoke();
+            if let Side::Outbound(id) = tunnel.side {
+                self.retire_tunnel(id);
+            }
+        }
+    }
+
+    /// Whether a certificate of the peer is revoked.
+    pub(crate) fn revoked(&self, peer: &PeerChain) -> bool {
+        self.revocations.borrow().as_ref().is_some_and(|lists| lists.revoke(peer))
     }
 
     /// Asks the policies, and counts what they say on the side; the reason for a refusal.
@@ -283,7 +311,8 @@ impl Shard {
         {
             return Some(config.clone());
         }
-        let config = Rc::new(TlsConfig::new(certificate).ok()?);
+        let revocations = self.revocations.borrow().clone();
+        let config = Rc::new(TlsConfig::with_revocations(certificate, revocations).ok()?);
         cache.insert(identity.clone(), (certificate.clone(), config.clone()));
         Some(config)
     }

@@ -20,3 +20,4 @@ mod drain;
 mod inbound;
 mod outbound;
 mod pressure;
+mod revocation;

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use halo_core::certificate::Certificate;
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
@@ -157,6 +158,11 @@ impl Rig {
     /// The next question of the shard.
     pub(crate) fn question(&self) -> Question {
         self.questions.recv_timeout(DEADLINE).expect("the shard asks")
+    }
+
+    /// The shard's certificate of an identity.
+    pub(crate) fn certificate(&self, identity: &Identity) -> Arc<Certificate> {
+        self.snapshot.certificates[identity].clone()
     }
 
     /// Publishes a policy that refuses every connection to `port`.

@@ -118,7 +118,7 @@ fn an_unknown_host_of_an_inbound_authority_is_asked_for_as_the_workloads_own_ser
 fn small_mesh(seed: u64) -> Snapshot {
     let mut state = seed;
     let mut below = |n: u64| random(&mut state) % n;
-    let mut reference = |below: &mut dyn FnMut(u64) -> u64| match below(4) {
+    let reference = |below: &mut dyn FnMut(u64) -> u64| match below(4) {
         0 => Some(waypoint_service("shop", &format!("s{}", below(4)))),
         1 => Some(waypoint_address(&format!("10.0.0.{}", below(6)))),
         _ => None,

@@ -20,6 +20,7 @@ use crate::ca::client::RemoteCa;
 use crate::ca::{Authority, CaError, EmbeddedCa};
 use crate::certs::{self, CertificateView, CertificatesSetup};
 use crate::config::{CaSource, Config};
+use crate::crl;
 use crate::http;
 use crate::local::Defaults;
 use crate::metrics::MetricsService;
@@ -184,9 +185,14 @@ fn start<S: Shards>(
         trust_domain: trust_domain.clone(),
         publisher: publisher.clone(),
         pods: pods.clone(),
+        questions: mpsc::channel(1).1,
         view,
+        totals: Arc::default(),
     };
     parts.spawn("certificate keeper", certs::run(setup));
+    if let Some(path) = config.crl_path.clone() {
+        parts.spawn("revocations", crl::run(path, publisher.clone(), crl::SETTLE));
+    }
     let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
     let client = ZdsClient::new(config.zds_path.clone(), shards.clone(), shown);
     let gate = readiness.clone();

@@ -62,11 +62,11 @@ impl RemoteCa {
         Self { line: Arc::new(Mutex::new(Line { upstream, failed: None })), address, answer_max }
     }
 
-    /// A channel, and the request with what lets the node in.
+    /// A channel with the number of its connection, and the request with what lets the node in.
     async fn prepare(
         &self,
         message: IstioCertificateRequest,
-    ) -> Result<(Channel, Request<IstioCertificateRequest>), UpstreamError> {
+    ) -> Result<(Channel, u64, Request<IstioCertificateRequest>), UpstreamError> {
         let since = Instant::now();
         let mut line = self.line.lock().await;
         if let Some((at, error)) = &line.failed
@@ -79,16 +79,18 @@ impl RemoteCa {
         line.upstream.authorize(request.metadata_mut())?;
         let channel = line.upstream.channel().await;
         line.failed = channel.as_ref().err().map(|error| (Instant::now(), error.clone()));
-        Ok((channel?, request))
+        Ok((channel?, line.upstream.connection(), request))
     }
 
     async fn call(&self, message: IstioCertificateRequest) -> Result<IstioCertificateResponse, CaError> {
-        let (channel, request) = self.prepare(message).await?;
+        let (channel, connection, request) = self.prepare(message).await?;
         let mut client = IstioCertificateServiceClient::new(channel);
         match timeout(self.answer_max, client.create_certificate(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.failure(&status)),
             Err(_) => {
+                // The network may have forgotten the connection, and would not say so for many minutes.
+                self.line.lock().await.upstream.abandon(connection);
                 let address = self.address.to_string();
                 Err(CaError::Unanswered { address, seconds: self.answer_max.as_secs_f64() })
             }

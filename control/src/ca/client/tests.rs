@@ -303,7 +303,10 @@ async fn a_server_that_does_not_answer_is_given_up_on() {
     bench.server.set_answer(Arc::new(|_| None));
     let client = RemoteCa::new(Upstream::new(bench.config()), Duration::from_millis(200));
     assert!(error(&client).await.ends_with("did not answer within 0.2 s"));
-    assert_eq!(bench.server.calls().len(), 1);
+    assert_eq!((bench.server.calls().len(), bench.server.connections()), (1, 1));
+    bench.server.set_answer(good(&bench.workload_root));
+    issue(&RemoteCa { answer_max: DEADLINE, ..client }).await.unwrap();
+    assert_eq!(bench.server.connections(), 2, "a connection that went silent was used again");
 }
 
 #[tokio::test]

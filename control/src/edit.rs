@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use halo_core::certificate::Certificate;
+use halo_core::certificate::{Certificate, Revocations};
+use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::policy::Policy;
 use halo_core::service::{Service, ServiceKey};
@@ -28,6 +29,12 @@ pub enum MeshEdit {
     Certificate(Arc<Certificate>),
     /// Removes the certificate of an identity.
     RemoveCertificate(Identity),
+    /// Records that the control plane has answered a question; the answer itself is in other edits.
+    Answered(Question),
+    /// Forgets that it has, so that the question is asked again when it matters.
+    Unanswered(Question),
+    /// Replaces what is known to be revoked.
+    Revocations(Option<Arc<Revocations>>),
 }
 
 impl MeshEdit {
@@ -44,6 +51,38 @@ impl MeshEdit {
                 drop(snapshot.certificates.insert(certificate.identity.clone(), certificate));
             }
             Self::RemoveCertificate(identity) => drop(snapshot.certificates.remove(&identity)),
+            Self::Answered(question) => drop(snapshot.answered.insert(question)),
+            Self::Unanswered(question) => drop(snapshot.answered.remove(&question)),
+            Self::Revocations(revocations) => snapshot.revocations = revocations,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use halo_core::net::NetworkAddress;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_remembered_until_it_is_forgotten() {
+        let address = NetworkAddress { network: "n1".into(), ip: Ipv4Addr::LOCALHOST.into() };
+        let question = Question::Address(address);
+        let mut snapshot = Snapshot::default();
+        MeshEdit::Answered(question.clone()).apply(&mut snapshot);
+        assert!(snapshot.answered.contains(&question));
+        MeshEdit::Unanswered(question).apply(&mut snapshot);
+        assert!(snapshot.answered.is_empty());
+    }
+
+    #[test]
+    fn revocations_are_replaced_as_a_whole() {
+        let mut snapshot = Snapshot::default();
+        for revocations in [Some(Arc::new(Revocations { lists: vec![vec![1]] })), None] {
+            MeshEdit::Revocations(revocations.clone()).apply(&mut snapshot);
+            assert_eq!(snapshot.revocations, revocations);
         }
     }
 }

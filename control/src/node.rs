@@ -148,6 +148,7 @@ fn start<S: Shards>(
         network: config.network.as_str().into(),
         cluster: config.cluster.as_str().into(),
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
+        on_demand: false,
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
     let (publisher, publishing) = Publisher::new(first, shards.clone());

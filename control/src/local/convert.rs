@@ -87,6 +87,8 @@ fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
         workload_type: raw.workload_type.map(|Text(kind)| kind.0).unwrap_or_default(),
         workload_name: raw.workload_name.into(),
         native_tunnel: raw.native_tunnel,
+        // The file admits no tunnel but the one that changes nothing.
+        application_tunnel: None,
         authorization_policies: texts(raw.authorization_policies),
         health: match raw.status {
             RawHealth::Healthy => Health::Healthy,

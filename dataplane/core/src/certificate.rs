@@ -28,6 +28,13 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
+/// Certificates that their issuers have withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Revocations {
+    /// Certificate revocation lists, X.509 DER; each speaks of what its own issuer has issued.
+    pub lists: Vec<Vec<u8>>,
+}
+
 /// A certificate in use for one identity, shared by every pod of that identity on the node.
 #[derive(Debug, Clone)]
 pub struct Certificate {

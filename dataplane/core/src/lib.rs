@@ -2,14 +2,15 @@
 //!
 //! This crate decides; it never acts. It has no socket, clock, environment, lock or async function: time, randomness
 //! and bytes come in as arguments, and output goes into buffers of the caller. Values: [`id`], [`net`], [`workload`],
-//! [`service`], [`policy`], [`certificate`], [`snapshot`], [`limits`], [`outcome`], [`counters`]. Decisions:
-//! [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
+//! [`service`], [`policy`], [`certificate`], [`demand`], [`snapshot`], [`limits`], [`outcome`], [`counters`].
+//! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
 pub mod baggage;
 pub mod balance;
 pub mod certificate;
 pub mod counters;
+pub mod demand;
 #[cfg(test)]
 mod fixture;
 pub mod h2;

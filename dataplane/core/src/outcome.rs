@@ -128,6 +128,8 @@ reasons! {
     PolicyAtPeer = ("policy_at_peer", Deny, 401, Warn, false, "http status: 401, the destination's policy refused the connection"),
     /// The control plane has not delivered the local workload.
     SourceUnknown = ("source_unknown", Connect, 503, Warn, false, "failed to fetch information about local workload: the control plane has not delivered it"),
+    /// The control plane has not said what the destination, or its waypoint, is.
+    DestinationUnknown = ("destination_unknown", Connect, 503, Warn, false, "failed to look up the destination: the control plane has not answered in time"),
     /// The destination is in the mesh, but no endpoint may be used.
     NoHealthyUpstream = ("no_healthy_upstream", Connect, 503, Warn, false, "no healthy upstream: the service has no usable endpoint"),
     /// The route needs a waypoint that cannot be resolved.

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::balance;
+use crate::demand::Question;
 use crate::id::Identity;
 use crate::net::{HBONE_PORT, is_own_port};
 use crate::outcome::Reason;
@@ -38,6 +39,8 @@ pub enum Route {
     Tcp(TcpRoute),
     /// A stream in a tunnel.
     Hbone(HboneRoute),
+    /// Not decided: the control plane has not said what the destination is.
+    Lookup(Question),
     /// Not at all.
     Deny(Reason),
 }

@@ -6,9 +6,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap, OrdSet};
+use imbl::{HashMap, HashSet, OrdMap, OrdSet};
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Revocations};
+use crate::demand::Question;
 use crate::id::Identity;
 use crate::net::NetworkAddress;
 use crate::policy::{Policy, Scope};
@@ -29,6 +30,8 @@ pub struct Mesh {
     pub cluster: Arc<str>,
     /// Namespace preferred when several services share a name or address.
     pub preferred_namespace: Option<Arc<str>>,
+    /// Whether the node holds only the part of the mesh that it asked for, so that what is not found is asked.
+    pub on_demand: bool,
 }
 
 /// One generation of the mesh.
@@ -46,6 +49,10 @@ pub struct Snapshot {
     pub policies: Policies,
     /// Certificates of the node's own workloads.
     pub certificates: HashMap<Identity, Arc<Certificate>>,
+    /// Questions that the control plane has answered, whether or not there is such a thing.
+    pub answered: HashSet<Question>,
+    /// Certificates that peers may no longer use.
+    pub revocations: Option<Arc<Revocations>>,
 }
 
 /// A namespace and a name within it.

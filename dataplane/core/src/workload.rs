@@ -17,6 +17,25 @@ pub enum Protocol {
     Hbone,
 }
 
+/// What an application speaks behind its tunnel (WDS `ApplicationTunnel.Protocol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApplicationProtocol {
+    /// Bytes as they come.
+    #[default]
+    None,
+    /// A PROXY protocol header before them.
+    Proxy,
+}
+
+/// How traffic is handed to a workload that wants to know its client, such as a waypoint (WDS `ApplicationTunnel`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ApplicationTunnel {
+    /// What it is told, and in which form.
+    pub protocol: ApplicationProtocol,
+    /// The port that takes such traffic, in place of the one addressed.
+    pub port: Option<u16>,
+}
+
 /// Whether a workload may receive traffic (WDS `WorkloadStatus`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Health {
@@ -140,6 +159,8 @@ pub struct Workload {
     pub workload_name: Arc<str>,
     /// Whether the pod speaks HBONE itself.
     pub native_tunnel: bool,
+    /// How traffic is handed to its application, where that is not as plain bytes.
+    pub application_tunnel: Option<ApplicationTunnel>,
     /// Policies that select it, `namespace/name`.
     pub authorization_policies: Vec<Arc<str>>,
     /// Whether it may receive traffic.

@@ -72,6 +72,7 @@ async fn connect(
     match route {
         Route::Tcp(to) => tcp(&ask, socket, to).await,
         Route::Hbone(to) => tunnelled(&ask, socket, to).await,
+        Route::Lookup(_) => Err(Reason::DestinationUnknown),
         Route::Deny(reason) => Err(reason),
     }
 }

@@ -34,6 +34,7 @@ fn service_of(route: Route) -> String {
     let service = match route {
         Route::Tcp(route) => route.service,
         Route::Hbone(route) => route.service,
+        Route::Lookup(question) => return question.to_string(),
         Route::Deny(reason) => return format!("{reason:?}"),
     };
     service.map(|service| service.key.to_string()).unwrap_or_default()

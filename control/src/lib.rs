@@ -8,6 +8,7 @@ pub mod certs;
 pub mod cni;
 pub mod config;
 pub mod edit;
+pub mod grpc;
 mod http;
 pub mod local;
 pub mod metrics;

@@ -103,7 +103,6 @@ fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
         hostname: raw.hostname.into(),
         services: raw.services.into_iter().map(|(Text(key), ports)| (key, ports)).collect(),
         capacity: raw.capacity,
-        application_tunnel: None,
     }
 }
 

@@ -99,26 +99,6 @@ pub struct Gateway {
     pub hbone_mtls_port: u16,
 }
 
-/// How a connection reaches the application behind a workload that is itself a proxy (WDS
-/// `ApplicationTunnel.Protocol`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ApplicationProtocol {
-    /// The bytes of the connection as they are.
-    #[default]
-    None,
-    /// The bytes behind a PROXY protocol header.
-    Proxy,
-}
-
-/// What a workload wants in front of, and as the port of, the connections it is given (WDS `ApplicationTunnel`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ApplicationTunnel {
-    /// How the connection begins.
-    pub protocol: ApplicationProtocol,
-    /// The port that takes it; `None` keeps the port that was asked for.
-    pub port: Option<u16>,
-}
-
 /// The ports of one service on one workload, service port to target port; a target of 0 is a named port.
 pub type PortMap = std::collections::BTreeMap<u16, u16>;
 
@@ -175,8 +155,6 @@ pub struct Workload {
     pub services: std::collections::BTreeMap<ServiceKey, PortMap>,
     /// Load-balancing weight; absent on the wire means 1.
     pub capacity: Option<u32>,
-    /// How its connections begin, if not as they are.
-    pub application_tunnel: Option<ApplicationTunnel>,
 }
 
 impl Workload {

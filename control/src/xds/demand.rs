@@ -4,7 +4,7 @@
 //! there. A resource is wanted by the keys that it goes by, and an endpoint by its services too; what nobody wants any
 //! more is unsubscribed and forgotten together with what was said about it, since nobody would tell of its changes.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ pub(super) struct Demands {
     keys_max: usize,
     keys: HashMap<Arc<str>, Key>,
     /// The workloads of the node's pods, by uid, with the keys that they lead to beside it.
-    pods: HashMap<Arc<str>, Vec<Arc<str>>>,
+    pods: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// Resources by name.
     held: HashMap<Arc<str>, Resource>,
     /// The names of the resources that go by a key, subscribed or not.
@@ -76,8 +76,8 @@ impl Demands {
         Self { keys_max, ..Self::default() }
     }
 
-    /// A new stream: everything is to be subscribed again.
-    pub(super) fn connected(&mut self) {
+    /// The first request of a stream is made, by which nothing is subscribed yet: everything is to be subscribed.
+    pub(super) fn restart(&mut self) {
         self.unsubscribe.clear();
         self.subscribe = self.keys.keys().cloned().collect();
     }
@@ -113,7 +113,7 @@ impl Demands {
     }
 
     /// The pods that the node has now, by the uids of their workloads.
-    pub(super) fn set_pods(&mut self, uids: &HashSet<Arc<str>>, edits: &mut Vec<MeshEdit>) {
+    pub(super) fn set_pods(&mut self, uids: &BTreeSet<Arc<str>>, edits: &mut Vec<MeshEdit>) {
         let gone: Vec<_> = self.pods.keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
         for uid in uids {
             if self.pods.contains_key(uid) {
@@ -122,8 +122,8 @@ impl Demands {
             self.pods.insert(uid.clone(), Vec::new());
             self.key(uid).pods += 1;
             let names = self.by_key.get(uid).into_iter().flatten();
-            let known = names.filter_map(|name| self.held.get(name)?.workload.clone()).next();
-            if let Some(workload) = known {
+            let mut known = names.filter_map(|name| self.held.get(name)?.workload.clone());
+            if let Some(workload) = known.find(|workload| workload.uid == *uid) {
                 self.lead(&workload, edits);
             }
         }

@@ -4,7 +4,7 @@
 //! says which versions are held, so that only what differs is sent again. A response is taken resource by resource;
 //! what is refused leaves in force what was there, and is named in the NACK.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -129,9 +129,6 @@ impl Session {
     pub(crate) fn connected(&mut self) {
         self.disconnected();
         self.connected = true;
-        if let Some(demands) = &mut self.demands {
-            demands.connected();
-        }
     }
 
     /// The stream has ended.
@@ -207,6 +204,7 @@ impl Session {
         if type_url == ADDRESS_TYPE {
             request.initial_resource_versions = self.addresses.held.versions();
             if let Some(demands) = &mut self.demands {
+                demands.restart();
                 request.resource_names_subscribe = demands.take_subscribe(KEYS_PER_REQUEST);
                 // A first request without names would be a wish for everything.
                 request.resource_names_unsubscribe = vec!["*".into()];
@@ -275,7 +273,7 @@ impl Session {
         if let Some(demands) = &mut self.demands {
             let cluster = &self.cluster;
             let uid = |(namespace, name)| Arc::from(format!("{cluster}//Pod/{namespace}/{name}"));
-            let uids: HashSet<Arc<str>> = pods.map(uid).collect();
+            let uids: BTreeSet<Arc<str>> = pods.map(uid).collect();
             demands.set_pods(&uids, &mut edits);
         }
         self.drop_unwanted(&mut edits);

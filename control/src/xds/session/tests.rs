@@ -424,8 +424,8 @@ fn what_two_pods_lead_to_stays_until_both_have_gone() {
         pods a/y
         silent
         pods
-        = -w c1//Pod/a/x
         = -w c1//Pod/a/y
+        = -w c1//Pod/a/x
         > address unsub=a/h,c1//Pod/a/x,c1//Pod/a/y
         ",
     );

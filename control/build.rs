@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     // Resources are kept as references into the message that carried them.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // Maps are sorted, so that equal messages are equal bytes: versions are made of them.
+    tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(descriptors)?;
     Ok(())
 }

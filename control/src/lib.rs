@@ -28,4 +28,6 @@ pub mod source;
 #[cfg(test)]
 mod testing;
 mod watch;
+pub mod wire;
+pub mod xds;
 mod zds_client;

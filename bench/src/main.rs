@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+mod crowd;
 mod drive;
 #[cfg(test)]
 mod fixture;
@@ -19,6 +20,10 @@ mod usage;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+/// The allocator of the program that is measured, so that what runs in this process is measured alike.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Debug, Parser)]
 #[command(name = "halo-bench", version, about = "Benchmarks of the data plane")]

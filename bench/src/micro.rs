@@ -5,6 +5,7 @@
 //! user space do not depend on the machine's mood at all; they are counted where it has hardware counters.
 
 mod instructions;
+mod memory;
 mod mesh;
 mod tunnel;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use instructions::Instructions;
+use memory::Memory;
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -93,7 +95,9 @@ impl Timed {
 
 /// Runs the cases and prints what they cost.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let mut cases: Vec<Case> = tunnel::cases().into_iter().chain(mesh::cases()).collect();
+    let large = memory::UPDATE.contains(&options.only).then(|| memory::measure(options.tiny));
+    let (memory, update) = large.unzip();
+    let mut cases: Vec<Case> = tunnel::cases().into_iter().chain(mesh::cases()).chain(update).collect();
     cases.retain(|case| case.name.contains(&options.only));
     let rounds = if options.tiny { 1 } else { options.rounds.max(1) };
     let mut instructions = Instructions::open();
@@ -108,15 +112,15 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         }
     }
     if options.json {
-        json(&timed)
+        json(&timed, memory.as_ref())
     } else {
-        table(&timed)
+        table(&timed, memory.as_ref())
     }
     if timed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 #[allow(clippy::print_stdout, reason = "the result")]
-fn table(timed: &[Timed]) {
+fn table(timed: &[Timed], memory: Option<&Memory>) {
     println!("{:<34} {:>12} {:>12} {:>10} {:>13}", "case", "min ns", "median ns", "GB/s", "instructions");
     for timed in timed {
         let (fastest, median) = (timed.ns[0], timed.ns[timed.ns.len() / 2]);
@@ -125,10 +129,17 @@ fn table(timed: &[Timed]) {
         let instructions = timed.instructions.map_or_else(|| "-".to_owned(), |count| format!("{count:.0}"));
         println!("{:<34} {fastest:>12.1} {median:>12.1} {rate:>10} {instructions:>13}", timed.name);
     }
+    if let Some(memory) = memory {
+        let (each, all) = (memory.bytes_per_workload(), memory.bytes as f64 / f64::from(1 << 20));
+        let Memory { workloads, services, .. } = memory;
+        println!(
+            "a snapshot of {workloads} workloads and {services} services: {each:.0} B a workload, {all:.0} MiB"
+        );
+    }
 }
 
 #[allow(clippy::print_stdout, reason = "the result")]
-fn json(timed: &[Timed]) {
+fn json(timed: &[Timed], memory: Option<&Memory>) {
     let cases: Vec<_> = timed
         .iter()
         .map(|timed| {
@@ -141,7 +152,7 @@ fn json(timed: &[Timed]) {
             })
         })
         .collect();
-    println!("{}", serde_json::json!({ "cases": cases }));
+    println!("{}", serde_json::json!({ "cases": cases, "memory": memory }));
 }
 
 #[cfg(test)]
@@ -150,7 +161,9 @@ mod tests {
 
     #[test]
     fn every_case_runs() {
-        for mut case in tunnel::cases().into_iter().chain(mesh::cases()) {
+        let (memory, update) = memory::measure(true);
+        assert_eq!((memory.workloads, memory.services), (2_000, 200));
+        for mut case in tunnel::cases().into_iter().chain(mesh::cases()).chain([update]) {
             let round = case.round(3, &mut Instructions::open());
             assert!(case.operations > 0 && round.ns > 0.0, "{}", case.name);
         }

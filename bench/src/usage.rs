@@ -75,6 +75,12 @@ fn cpu_ns(pid: i32) -> u64 {
     time.map_or(0, |time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// Memory of this process that is in RAM.
+pub(crate) fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    number(&status, "VmRSS:").unwrap_or(0) * 1024
+}
+
 /// Context switches of a process's threads, voluntary and not.
 fn switches(pid: i32) -> u64 {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };

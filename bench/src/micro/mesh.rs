@@ -40,7 +40,7 @@ fn workload(number: u32) -> Workload {
         uid: format!("cluster//Pod/shop/pod-{number}").into(),
         name: format!("pod-{number}").into(),
         namespace: "shop".into(),
-        addresses: vec![ip(number)],
+        addresses: [ip(number)].into(),
         protocol: Protocol::Hbone,
         trust_domain: "cluster.local".into(),
         service_account: format!("account-{}", number % SERVICES).into(),

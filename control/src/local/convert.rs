@@ -57,7 +57,10 @@ fn insert_service(state: &mut LocalState, place: usize, raw: Spanned<RawService>
             let reason = format!("{:?} is not the uid of a workload of this file", endpoint.workload_uid);
             return Err(LocalError { line, field: format!("services[{place}].endpoints"), reason });
         };
-        Arc::make_mut(workload).services.entry(key.clone()).or_insert(endpoint.port);
+        let services = &mut Arc::make_mut(workload).services;
+        if !services.contains_key(&key) {
+            services.insert(key.clone(), endpoint.port.into());
+        }
     }
     Ok(())
 }
@@ -79,8 +82,8 @@ fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
         },
         trust_domain: or(raw.trust_domain, &defaults.trust_domain),
         service_account: or(raw.service_account, SERVICE_ACCOUNT),
-        waypoint: raw.waypoint.map(gateway),
-        network_gateway: raw.network_gateway.map(gateway),
+        waypoint: raw.waypoint.map(gateway).map(Box::new),
+        network_gateway: raw.network_gateway.map(gateway).map(Box::new),
         node: raw.node.into(),
         canonical_name: raw.canonical_name.into(),
         canonical_revision: raw.canonical_revision.into(),
@@ -101,7 +104,7 @@ fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
             subzone: raw.locality.subzone.into(),
         },
         hostname: raw.hostname.into(),
-        services: raw.services.into_iter().map(|(Text(key), ports)| (key, ports)).collect(),
+        services: raw.services.into_iter().map(|(Text(key), ports)| (key, ports.into())).collect(),
         capacity: raw.capacity,
     }
 }
@@ -127,7 +130,7 @@ fn gateway(raw: RawGateway) -> Gateway {
     Gateway { destination: raw.destination.0.0, hbone_mtls_port: raw.hbone_mtls_port }
 }
 
-fn texts(list: Vec<String>) -> Vec<Arc<str>> {
+fn texts<T: FromIterator<Arc<str>>>(list: Vec<String>) -> T {
     list.into_iter().map(Into::into).collect()
 }
 
@@ -142,7 +145,7 @@ fn service(raw: RawService) -> (Service, Vec<RawEndpoint>) {
         name: raw.name.into(),
         vips: raw.vips.into_iter().map(|Text(vip)| vip.0).collect(),
         cidr_vips: raw.cidr_vips.into_iter().map(cidr_vip).collect(),
-        ports: raw.ports,
+        ports: raw.ports.into(),
         subject_alt_names: texts(raw.subject_alt_names),
         waypoint: raw.waypoint.map(gateway),
         weighted_waypoints: raw.weighted_waypoints.into_iter().map(weighted).collect(),

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use halo_core::net::NetworkAddress;
 use halo_core::service::ServiceKey;
-use halo_core::workload::{GatewayDestination, PortMap, WorkloadType};
+use halo_core::workload::{GatewayDestination, WorkloadType};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::Spanned;
@@ -109,7 +109,7 @@ pub(super) struct RawWorkload {
     #[serde(default)]
     pub(super) locality: RawLocality,
     #[serde(default)]
-    pub(super) services: BTreeMap<Text<ServiceKey>, PortMap>,
+    pub(super) services: BTreeMap<Text<ServiceKey>, RawPorts>,
     #[serde(default)]
     pub(super) capacity: Option<u32>,
 }
@@ -176,7 +176,7 @@ pub(super) struct RawService {
     pub(super) namespace: String,
     pub(super) hostname: String,
     pub(super) vips: Vec<Text<Vip>>,
-    pub(super) ports: PortMap,
+    pub(super) ports: RawPorts,
     #[serde(default)]
     pub(super) cidr_vips: Vec<RawCidrVip>,
     #[serde(default)]
@@ -205,12 +205,15 @@ pub(super) struct RawCidrVip {
     pub(super) cidr: Text<IpNet>,
 }
 
+/// Service port to target port.
+type RawPorts = BTreeMap<u16, u16>;
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RawEndpoint {
     pub(super) workload_uid: String,
     #[serde(default)]
-    pub(super) port: PortMap,
+    pub(super) port: RawPorts,
     #[expect(dead_code, reason = "the workload's own status decides")]
     #[serde(default)]
     status: RawHealth,

@@ -29,7 +29,7 @@ pub(crate) fn pod(namespace: &str, name: &str, address: &str) -> Workload {
         uid: format!("c1//Pod/{namespace}/{name}").into(),
         name: name.into(),
         namespace: namespace.into(),
-        addresses: vec![ip(address)],
+        addresses: [ip(address)].into(),
         network: NETWORK.into(),
         protocol: Protocol::Hbone,
         trust_domain: "td".into(),

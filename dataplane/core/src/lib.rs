@@ -11,6 +11,7 @@ pub mod balance;
 pub mod certificate;
 pub mod counters;
 pub mod demand;
+pub mod few;
 #[cfg(test)]
 mod fixture;
 pub mod h2;

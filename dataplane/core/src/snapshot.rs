@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{HashMap, HashSet, OrdMap, OrdSet};
+use ipnet::IpNet;
 
 use crate::certificate::{Certificate, Revocations};
 use crate::demand::Question;
@@ -14,8 +15,14 @@ use crate::id::Identity;
 use crate::net::NetworkAddress;
 use crate::policy::{Policy, Scope};
 use crate::service::{CidrVip, Service, ServiceKey};
-use crate::workload::{NetworkMode, PortMap, Workload};
+use crate::workload::{NetworkMode, Workload};
 
+pub use endpoints::Endpoint;
+use endpoints::Endpoints;
+use index::{Entry, Index};
+
+mod endpoints;
+mod index;
 #[cfg(test)]
 mod tests;
 
@@ -55,91 +62,95 @@ pub struct Snapshot {
     pub revocations: Option<Arc<Revocations>>,
 }
 
-/// A namespace and a name within it.
-type InNamespace = (Arc<str>, Arc<str>);
-
 /// Workloads by uid, by address, by name and by the services that they serve.
 #[derive(Debug, Clone, Default)]
 pub struct Workloads {
-    by_uid: HashMap<Arc<str>, Arc<Workload>>,
-    by_address: HashMap<NetworkAddress, OrdSet<Arc<str>>>,
-    by_service: HashMap<ServiceKey, OrdMap<Arc<str>, Endpoint>>,
-    by_name: HashMap<InNamespace, OrdSet<Arc<str>>>,
-    by_hostname: HashMap<InNamespace, OrdSet<Arc<str>>>,
+    by_uid: Index<Arc<Workload>>,
+    by_address: Index<Arc<Workload>>,
+    by_service: Index<Arc<Endpoints>>,
+    by_name: Index<Arc<Workload>>,
+    by_hostname: Index<Arc<Workload>>,
 }
 
-/// A workload in its role for one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The workload.
-    pub workload: Arc<Workload>,
-    /// The workload's own ports for this service.
-    pub ports: PortMap,
+impl Entry for Arc<Workload> {
+    type Key = str;
+
+    fn key(&self) -> &str {
+        &self.uid
+    }
 }
 
 impl Workloads {
     /// Adds a workload, or replaces the one with the same uid.
     pub fn insert(&mut self, workload: Arc<Workload>) {
         self.remove(&workload.uid);
-        for address in addresses(&workload) {
-            self.by_address.entry(address).or_default().insert(workload.uid.clone());
+        for hash in address_hashes(&workload) {
+            self.by_address.insert(hash, workload.clone());
         }
         for (service, ports) in &workload.services {
             let endpoint = Endpoint { workload: workload.clone(), ports: ports.clone() };
-            self.by_service.entry(service.clone()).or_default().insert(workload.uid.clone(), endpoint);
+            let hash = index::hash(service);
+            match self.by_service.get_mut(hash, service) {
+                Some(endpoints) => Arc::make_mut(endpoints).insert(endpoint),
+                None => self.by_service.insert(hash, Arc::new(Endpoints::new(service.clone(), endpoint))),
+            }
         }
-        let name = (workload.namespace.clone(), workload.name.clone());
-        self.by_name.entry(name).or_default().insert(workload.uid.clone());
+        self.by_name.insert(hash_in(&workload.namespace, &workload.name), workload.clone());
         if !workload.hostname.is_empty() {
-            let hostname = (workload.namespace.clone(), workload.hostname.clone());
-            self.by_hostname.entry(hostname).or_default().insert(workload.uid.clone());
+            self.by_hostname.insert(hash_in(&workload.namespace, &workload.hostname), workload.clone());
         }
-        self.by_uid.insert(workload.uid.clone(), workload);
+        self.by_uid.insert(index::hash(&*workload.uid), workload);
     }
 
     /// Removes the workload with this uid, if there is one.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<Workload>> {
-        let workload = self.by_uid.remove(uid)?;
-        for address in addresses(&workload) {
-            remove_from(&mut self.by_address, &address, uid);
+        let workload = self.by_uid.remove(index::hash(uid), uid)?;
+        for hash in address_hashes(&workload) {
+            self.by_address.remove(hash, uid);
         }
         for service in workload.services.keys() {
-            if let Some(endpoints) = self.by_service.get_mut(service) {
-                endpoints.remove(uid);
-                if endpoints.is_empty() {
-                    self.by_service.remove(service);
-                }
+            let hash = index::hash(service);
+            let Some(endpoints) = self.by_service.get_mut(hash, service) else { continue };
+            let endpoints = Arc::make_mut(endpoints);
+            endpoints.remove(uid);
+            if endpoints.is_empty() {
+                self.by_service.remove(hash, service);
             }
         }
-        remove_from(&mut self.by_name, &(workload.namespace.clone(), workload.name.clone()), uid);
-        remove_from(&mut self.by_hostname, &(workload.namespace.clone(), workload.hostname.clone()), uid);
+        self.by_name.remove(hash_in(&workload.namespace, &workload.name), uid);
+        if !workload.hostname.is_empty() {
+            self.by_hostname.remove(hash_in(&workload.namespace, &workload.hostname), uid);
+        }
         Some(workload)
     }
 
     /// The workload with this uid.
     pub fn get(&self, uid: &str) -> Option<&Arc<Workload>> {
-        self.by_uid.get(uid)
+        self.by_uid.get(index::hash(uid), uid)
     }
 
-    /// The workloads that own an address; more than one only while an address moves between pods.
+    /// The workloads that own an address, in order of uid; more than one only while an address moves between pods.
     pub fn at(&self, address: &NetworkAddress) -> impl Iterator<Item = &Arc<Workload>> {
-        self.by_address.get(address).into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
+        let found = self.by_address.at(address_hash(&address.network, &address.ip)).iter();
+        found.filter(|workload| {
+            workload.network == address.network && workload.addresses.contains(&address.ip)
+        })
     }
 
     /// The endpoints of a service, in order of uid, whether or not the service itself is known yet.
     pub fn endpoints(&self, service: &ServiceKey) -> impl Iterator<Item = &Endpoint> {
-        self.by_service.get(service).into_iter().flat_map(OrdMap::values)
+        self.by_service.get(index::hash(service), service).into_iter().flat_map(|found| found.iter())
     }
 
     /// The pods with this namespace and name; more than one only across clusters.
     pub fn named(&self, namespace: &Arc<str>, name: &Arc<str>) -> impl Iterator<Item = &Arc<Workload>> {
-        let uids = self.by_name.get(&(namespace.clone(), name.clone()));
-        uids.into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
+        let found = self.by_name.at(hash_in(namespace, name)).iter();
+        found.filter(move |workload| workload.namespace == *namespace && workload.name == *name)
     }
 
     /// Whether both are the same map, without comparing what is in it.
     pub fn same(&self, other: &Self) -> bool {
-        self.by_uid.ptr_eq(&other.by_uid)
+        self.by_uid.same(&other.by_uid)
     }
 
     /// The workloads of a namespace that DNS knows by this host name.
@@ -148,13 +159,13 @@ impl Workloads {
         namespace: &Arc<str>,
         hostname: &Arc<str>,
     ) -> impl Iterator<Item = &Arc<Workload>> {
-        let uids = self.by_hostname.get(&(namespace.clone(), hostname.clone()));
-        uids.into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
+        let found = self.by_hostname.at(hash_in(namespace, hostname)).iter();
+        found.filter(move |workload| workload.namespace == *namespace && workload.hostname == *hostname)
     }
 
     /// Every workload, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.by_uid.values()
+        self.by_uid.iter()
     }
 
     /// How many there are.
@@ -164,82 +175,88 @@ impl Workloads {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.by_uid.is_empty()
+        self.by_uid.len() == 0
     }
 }
 
 /// Services by key, by host name, by virtual address and by virtual range.
 #[derive(Debug, Clone, Default)]
 pub struct Services {
-    by_key: HashMap<ServiceKey, Arc<Service>>,
-    by_hostname: HashMap<Arc<str>, OrdSet<ServiceKey>>,
-    by_vip: HashMap<NetworkAddress, OrdSet<ServiceKey>>,
-    by_cidr: OrdMap<(Arc<str>, ipnet::IpNet), OrdSet<ServiceKey>>,
+    by_key: Index<Arc<Service>>,
+    by_hostname: Index<Arc<Service>>,
+    by_vip: Index<Arc<Service>>,
+    by_cidr: Index<Arc<Service>>,
+}
+
+impl Entry for Arc<Service> {
+    type Key = ServiceKey;
+
+    fn key(&self) -> &ServiceKey {
+        &self.key
+    }
 }
 
 impl Services {
     /// Adds a service, or replaces the one with the same key.
     pub fn insert(&mut self, service: Arc<Service>) {
         self.remove(&service.key);
-        let key = &service.key;
-        self.by_hostname.entry(key.hostname.clone()).or_default().insert(key.clone());
         for vip in &service.vips {
-            self.by_vip.entry(vip.clone()).or_default().insert(key.clone());
+            self.by_vip.insert(address_hash(&vip.network, &vip.ip), service.clone());
         }
         for vip in &service.cidr_vips {
-            self.by_cidr.entry(cidr_key(vip)).or_default().insert(key.clone());
+            self.by_cidr.insert(range_hash(&vip.network, vip.cidr), service.clone());
         }
-        self.by_key.insert(key.clone(), service);
+        self.by_hostname.insert(index::hash(&*service.key.hostname), service.clone());
+        self.by_key.insert(index::hash(&service.key), service);
     }
 
     /// Removes the service with this key, if there is one.
     pub fn remove(&mut self, key: &ServiceKey) -> Option<Arc<Service>> {
-        let service = self.by_key.remove(key)?;
-        remove_from(&mut self.by_hostname, &key.hostname, key);
+        let service = self.by_key.remove(index::hash(key), key)?;
+        self.by_hostname.remove(index::hash(&*key.hostname), key);
         for vip in &service.vips {
-            remove_from(&mut self.by_vip, vip, key);
+            self.by_vip.remove(address_hash(&vip.network, &vip.ip), key);
         }
         for vip in &service.cidr_vips {
-            let range = cidr_key(vip);
-            if let Some(keys) = self.by_cidr.get_mut(&range) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.by_cidr.remove(&range);
-                }
-            }
+            self.by_cidr.remove(range_hash(&vip.network, vip.cidr), key);
         }
         Some(service)
     }
 
     /// The service with this key.
     pub fn get(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
-        self.by_key.get(key)
+        self.by_key.get(index::hash(key), key)
     }
 
     /// Services with this host name, in order of namespace.
     pub fn with_hostname(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
-        self.by_hostname.get(hostname).into_iter().flatten().filter_map(|key| self.by_key.get(key))
+        let found = self.by_hostname.at(index::hash(hostname)).iter();
+        found.filter(move |service| &*service.key.hostname == hostname)
     }
 
     /// Services with exactly this virtual address, in order of key.
     pub fn at(&self, vip: &NetworkAddress) -> impl Iterator<Item = &Arc<Service>> {
-        self.by_vip.get(vip).into_iter().flatten().filter_map(|key| self.by_key.get(key))
+        self.by_vip
+            .at(address_hash(&vip.network, &vip.ip))
+            .iter()
+            .filter(|service| service.vips.contains(vip))
     }
 
     /// Services with a virtual range of exactly this prefix, in order of key.
-    pub fn in_range(&self, network: &Arc<str>, cidr: ipnet::IpNet) -> impl Iterator<Item = &Arc<Service>> {
-        let keys = self.by_cidr.get(&(network.clone(), cidr));
-        keys.into_iter().flatten().filter_map(|key| self.by_key.get(key))
+    pub fn in_range(&self, network: &Arc<str>, cidr: IpNet) -> impl Iterator<Item = &Arc<Service>> {
+        let of = move |vip: &CidrVip| vip.network == *network && vip.cidr.trunc() == cidr;
+        let found = self.by_cidr.at(range_hash(network, cidr)).iter();
+        found.filter(move |service| service.cidr_vips.iter().any(of))
     }
 
     /// Whether any service has a virtual range, so that range lookups can be skipped where none does.
     pub fn has_ranges(&self) -> bool {
-        !self.by_cidr.is_empty()
+        self.by_cidr.len() > 0
     }
 
     /// Every service, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.by_key.values()
+        self.by_key.iter()
     }
 
     /// How many there are.
@@ -249,7 +266,7 @@ impl Services {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
+        self.by_key.len() == 0
     }
 }
 
@@ -322,17 +339,25 @@ impl Policies {
     }
 }
 
-/// The addresses that find a workload: none for one that shares its node's addresses.
-fn addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
+/// Hashes of the addresses that find a workload: none for one that shares its node's addresses.
+fn address_hashes(workload: &Workload) -> impl Iterator<Item = u64> {
     let own: &[IpAddr] = match workload.network_mode {
         NetworkMode::Standard => &workload.addresses,
         NetworkMode::HostNetwork => &[],
     };
-    own.iter().map(|ip| NetworkAddress { network: workload.network.clone(), ip: *ip })
+    own.iter().map(|ip| address_hash(&workload.network, ip))
 }
 
-fn cidr_key(vip: &CidrVip) -> (Arc<str>, ipnet::IpNet) {
-    (vip.network.clone(), vip.cidr.trunc())
+fn address_hash(network: &str, ip: &IpAddr) -> u64 {
+    index::hash(&(network, ip))
+}
+
+fn hash_in(namespace: &str, name: &str) -> u64 {
+    index::hash(&(namespace, name))
+}
+
+fn range_hash(network: &str, cidr: IpNet) -> u64 {
+    index::hash(&(network, cidr.trunc()))
 }
 
 /// Removes `value` from the set at `key`, and the set once it is empty.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::few::{Few, FewMap};
 use crate::id::Identity;
 use crate::net::NetworkAddress;
 use crate::service::ServiceKey;
@@ -100,9 +101,11 @@ pub struct Gateway {
 }
 
 /// The ports of one service on one workload, service port to target port; a target of 0 is a named port.
-pub type PortMap = std::collections::BTreeMap<u16, u16>;
+pub type PortMap = FewMap<u16, u16>;
 
 /// One workload (WDS `Workload`). Empty texts mean "not set", as on the wire.
+///
+/// A node holds hundreds of thousands, so what most workloads do not have, or have one of, takes little room here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Workload {
     /// Primary key, for example `cluster//Pod/ns/name`.
@@ -112,7 +115,7 @@ pub struct Workload {
     /// Namespace.
     pub namespace: Arc<str>,
     /// Addresses, canonical.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Few<IpAddr>,
     /// Network the addresses belong to.
     pub network: Arc<str>,
     /// How it is reached.
@@ -124,9 +127,9 @@ pub struct Workload {
     /// Service account of its identity.
     pub service_account: Arc<str>,
     /// Waypoint for traffic addressed to the workload itself.
-    pub waypoint: Option<Gateway>,
+    pub waypoint: Option<Box<Gateway>>,
     /// Gateway through which another network reaches it.
-    pub network_gateway: Option<Gateway>,
+    pub network_gateway: Option<Box<Gateway>>,
     /// Node it runs on.
     pub node: Arc<str>,
     /// Canonical service name, a label.
@@ -142,7 +145,7 @@ pub struct Workload {
     /// How traffic is handed to its application, where that is not as plain bytes.
     pub application_tunnel: Option<ApplicationTunnel>,
     /// Policies that select it, `namespace/name`.
-    pub authorization_policies: Vec<Arc<str>>,
+    pub authorization_policies: Box<[Arc<str>]>,
     /// Whether it may receive traffic.
     pub health: Health,
     /// Cluster it belongs to.
@@ -152,7 +155,7 @@ pub struct Workload {
     /// Resolved by DNS when it has no address.
     pub hostname: Arc<str>,
     /// Services it serves, with its own ports for each.
-    pub services: std::collections::BTreeMap<ServiceKey, PortMap>,
+    pub services: FewMap<ServiceKey, PortMap>,
     /// Load-balancing weight; absent on the wire means 1.
     pub capacity: Option<u32>,
 }
@@ -170,5 +173,15 @@ impl Workload {
     /// Load-balancing weight, 1 unless set.
     pub fn weight(&self) -> u32 {
         self.capacity.unwrap_or(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_with_its_reference_counts_fits_the_allocators_384_bytes() {
+        assert!(size_of::<Workload>() + 2 * size_of::<usize>() <= 384, "{}", size_of::<Workload>());
     }
 }

@@ -51,8 +51,8 @@ fn workload(workload: &Workload) -> Value {
     let mut out = Object(Map::new());
     let addresses = workload.addresses.iter().map(|ip| json!(ip)).collect::<Vec<_>>();
     out.always("workloadIps", addresses);
-    out.option("waypoint", workload.waypoint.as_ref().map(gateway));
-    out.option("networkGateway", workload.network_gateway.as_ref().map(gateway));
+    out.option("waypoint", workload.waypoint.as_deref().map(gateway));
+    out.option("networkGateway", workload.network_gateway.as_deref().map(gateway));
     out.always(
         "protocol",
         match workload.protocol {

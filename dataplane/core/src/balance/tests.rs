@@ -150,9 +150,9 @@ fn node_and_cluster_are_compared_with_the_source() {
 
 #[test]
 fn an_endpoint_that_cannot_be_reached_is_not_chosen() {
-    let without = |name: &str| Workload { addresses: vec![], ..endpoint(name, "") };
+    let without = |name: &str| Workload { addresses: [].into(), ..endpoint(name, "") };
     let destination = GatewayDestination::Service(crate::service::ServiceKey::new("g", "gateway"));
-    let network_gateway = Some(Gateway { destination, hbone_mtls_port: 15008 });
+    let network_gateway = Some(Box::new(Gateway { destination, hbone_mtls_port: 15008 }));
     let endpoints = [
         Workload { hostname: "db.example".into(), ..without("dns") },
         Workload { network: "n2".into(), network_gateway: network_gateway.clone(), ..without("far") },
@@ -188,7 +188,8 @@ fn the_port_is_the_endpoints_own_then_the_services_number() {
 #[test]
 fn the_address_is_the_requested_one_then_of_an_offered_family() {
     let mut workload = pod("shop", "cart", "10.0.0.2");
-    workload.addresses.extend([ip("2001:db8::2"), ip("10.0.0.3")]);
+    workload.addresses.push(ip("2001:db8::2"));
+    workload.addresses.push(ip("10.0.0.3"));
     let mut shop = service("shop", "cart", &[]);
     let cases = [
         (None, "10.0.0.3", Some("10.0.0.3")),
@@ -205,7 +206,7 @@ fn the_address_is_the_requested_one_then_of_an_offered_family() {
         let found = address(&workload, Some(&shop), ip(requested));
         assert_eq!(found, expected.map(ip), "{families:?} {requested}");
     }
-    workload.addresses.retain(IpAddr::is_ipv4);
+    workload.addresses = workload.addresses.iter().copied().filter(IpAddr::is_ipv4).collect();
     shop.ip_families = Some(IpFamilies::Ipv6);
     assert_eq!(address(&workload, Some(&shop), ip("10.96.0.1")), None);
 }

@@ -105,7 +105,7 @@ fn a_policy_applies_by_scope_namespace_and_name() {
         namespace: namespace.into(),
         ..policy("p", Action::Deny, everything())
     };
-    let named = Workload { authorization_policies: vec!["shop/p".into(), "else/p".into()], ..workload() };
+    let named = Workload { authorization_policies: ["shop/p".into(), "else/p".into()].into(), ..workload() };
     for (scope, namespace, unnamed_denied, named_denied) in [
         (Scope::Global, "root", true, true),
         (Scope::Namespace, "shop", true, true),
@@ -125,7 +125,8 @@ fn a_policy_applies_by_scope_namespace_and_name() {
 
 #[test]
 fn a_named_policy_that_is_missing_is_skipped_and_reported() {
-    let named = Workload { authorization_policies: vec!["shop/gone".into(), "shop/p".into()], ..workload() };
+    let named =
+        Workload { authorization_policies: ["shop/gone".into(), "shop/p".into()].into(), ..workload() };
     let (verdict, events) = verdict_for(&named, vec![policy("p", Action::Allow, everything())]);
     assert_eq!((verdict, events), (allowed(Some("shop/p")), vec!["missing shop/gone".into()]));
     let (verdict, events) = verdict_for(&named, vec![]);

@@ -66,7 +66,7 @@ fn the_proxys_own_ports_on_this_pod_are_refused() {
 
 #[test]
 fn the_pods_own_address_is_plain_tcp_whatever_the_workload_says() {
-    let source = Workload { waypoint: Some(waypoint_address("10.0.0.77")), ..client() };
+    let source = Workload { waypoint: Some(waypoint_address("10.0.0.77").into()), ..client() };
     let mesh = snapshot([source.clone()], []);
     let destination = socket("10.0.0.1:8080");
     let expected = TcpRoute { destination, workload: Some(Arc::new(source)), service: None };
@@ -124,7 +124,7 @@ fn a_service_without_a_usable_endpoint_is_refused_and_never_passed_through() {
     let mesh = snapshot([serving(pod("shop", "cart", "10.0.0.2"), &shop)], [shop.clone()]);
     assert_eq!(route(&mesh, "10.96.0.1:81"), Route::Deny(Reason::NoHealthyUpstream));
     let by_dns =
-        Workload { addresses: vec![], hostname: "db.example".into(), ..pod("shop", "db", "10.0.0.2") };
+        Workload { addresses: [].into(), hostname: "db.example".into(), ..pod("shop", "db", "10.0.0.2") };
     let mesh = snapshot([serving(by_dns, &shop)], [shop]);
     assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::Unsupported));
 }
@@ -192,7 +192,7 @@ fn a_waypoint_of_a_workload_is_bypassed_by_the_waypoint_alone() {
     let proxy = serving(client(), &waypoint);
     let references = [waypoint_service("shop", "waypoint.shop"), waypoint_address("10.96.0.9")];
     for reference in references {
-        let cart = Workload { waypoint: Some(reference), ..pod("shop", "cart", "10.0.0.2") };
+        let cart = Workload { waypoint: Some(reference.into()), ..pod("shop", "cart", "10.0.0.2") };
         let mesh = snapshot([client(), cart.clone()], [waypoint.clone()]);
         assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
         let mesh = snapshot([proxy.clone(), cart.clone()], [waypoint.clone()]);
@@ -202,7 +202,7 @@ fn a_waypoint_of_a_workload_is_bypassed_by_the_waypoint_alone() {
         let mesh = snapshot([other, cart.clone()], [waypoint.clone()]);
         assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
         // Same identity, other address.
-        let other = Workload { addresses: vec![ip("10.0.0.5")], ..proxy.clone() };
+        let other = Workload { addresses: [ip("10.0.0.5")].into(), ..proxy.clone() };
         let mesh = snapshot([other, cart.clone()], [waypoint.clone()]);
         assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
         let mesh = snapshot([client(), cart], []);
@@ -214,7 +214,7 @@ fn a_waypoint_of_a_workload_is_bypassed_by_the_waypoint_alone() {
 fn a_waypoint_may_be_a_workload_by_hostname_or_address() {
     let proxy = Workload { hostname: "waypoint.example".into(), ..pod("shop", "waypoint", "10.0.0.9") };
     for reference in [waypoint_service("shop", "waypoint.example"), waypoint_address("10.0.0.9")] {
-        let cart = Workload { waypoint: Some(reference), ..pod("shop", "cart", "10.0.0.2") };
+        let cart = Workload { waypoint: Some(reference.into()), ..pod("shop", "cart", "10.0.0.2") };
         let mesh = snapshot([proxy.clone(), cart.clone()], []);
         assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
         let captured =

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 use proptest::sample::{select, subsequence};
-use proptest::{prop_assert_eq, prop_oneof, proptest};
+use proptest::{prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
 use crate::fixture::{NETWORK, ip, on_network, pod, service};
@@ -136,7 +136,7 @@ fn answers_of(snapshot: &Snapshot) -> Vec<String> {
         say(format!("vip {address}"), keys(&mut services.at(&on_network(address))));
     }
     for range in RANGES {
-        let range: ipnet::IpNet = range.parse().unwrap();
+        let range: IpNet = range.parse().unwrap();
         say(format!("range {range}"), keys(&mut services.in_range(&NETWORK.into(), range.trunc())));
     }
     for namespace in NAMESPACES {
@@ -236,4 +236,64 @@ fn policies_are_the_same_until_one_changes() {
         dry_run: false,
     }));
     assert!(!policies.same(&before) && policies.same(&policies.clone()));
+}
+
+#[test]
+fn values_whose_keys_have_one_hash_are_told_apart() {
+    let mut workloads = Workloads::default();
+    let asked: Vec<_> = ["10.0.0.1", "10.0.0.3"].map(on_network).into();
+    let found = Arc::new(pod("x", "a", "10.0.0.1"));
+    let other = Arc::new(pod("x", "b", "10.0.0.2"));
+    workloads.insert(found.clone());
+    for address in &asked {
+        workloads.by_address.insert(address_hash(&address.network, &address.ip), other.clone());
+    }
+    workloads.by_name.insert(hash_in("x", "a"), other.clone());
+    workloads.by_uid.insert(index::hash(&*found.uid), other.clone());
+    assert!(workloads.at(&asked[0]).eq([&found]) && workloads.at(&asked[1]).next().is_none());
+    assert!(workloads.named(&"x".into(), &"a".into()).eq([&found]));
+    assert_eq!((workloads.get(&found.uid), workloads.len()), (Some(&found), 2));
+    assert_eq!(workloads.remove(&found.uid), Some(found));
+    assert_eq!((workloads.at(&asked[0]).count(), workloads.len()), (0, 1));
+
+    let mut services = Services::default();
+    let (found, other) = (service("x", "a", &["10.0.0.1"]), service("x", "b", &["10.0.0.2"]));
+    services.insert(Arc::new(found.clone()));
+    services.by_key.insert(index::hash(&found.key), Arc::new(other.clone()));
+    services.by_hostname.insert(index::hash("a"), Arc::new(other.clone()));
+    services.by_vip.insert(address_hash(NETWORK, &ip("10.0.0.1")), Arc::new(other.clone()));
+    services.by_cidr.insert(range_hash(NETWORK, "10.0.0.0/8".parse().unwrap()), Arc::new(other));
+    assert!(services.with_hostname("a").eq([&Arc::new(found.clone())]));
+    assert!(services.at(&asked[0]).eq([&Arc::new(found.clone())]));
+    assert_eq!(services.in_range(&NETWORK.into(), "10.0.0.0/8".parse().unwrap()).count(), 0);
+    assert_eq!(services.get(&found.key).map(|service| &service.key), Some(&found.key));
+}
+
+proptest! {
+    #[test]
+    fn endpoints_of_a_large_service_come_in_order_of_uid(steps in vec((0..200_u8, any::<bool>(), 1..3_u16), 0..600)) {
+        let shop = ServiceKey::new("x", "shop");
+        let mut workloads = Workloads::default();
+        let mut plain = BTreeMap::new();
+        for (number, add, port) in steps {
+            let uid = format!("{number:03}");
+            // Most are added, so that a service of more than its list holds is common.
+            if add || number % 3 > 0 {
+                let services = [(shop.clone(), [(80, port)].into())].into();
+                workloads.insert(Arc::new(Workload { uid: (*uid).into(), services, ..Workload::default() }));
+                plain.insert(uid, port);
+            } else {
+                workloads.remove(&uid);
+                plain.remove(&uid);
+            }
+            if number % 16 == 0 {
+                let found = workloads.endpoints(&shop).map(|end| (&*end.workload.uid, &end.ports[&80]));
+                prop_assert!(found.eq(plain.iter().map(|(uid, port)| (uid.as_str(), port))));
+            }
+        }
+        for uid in plain.keys() {
+            workloads.remove(uid);
+        }
+        prop_assert_eq!(workloads.by_service.len(), 0);
+    }
 }

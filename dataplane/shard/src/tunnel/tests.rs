@@ -162,7 +162,7 @@ fn adopt_pod(shard: &Shard) {
         namespace: "shop".into(),
         service_account: "pay".into(),
         trust_domain: "cluster.local".into(),
-        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        addresses: [Ipv4Addr::LOCALHOST.into()].into(),
         ..Workload::default()
     }));
     shard.adopt(Arc::new(snapshot));

@@ -243,7 +243,7 @@ fn workload() -> Workload {
         uid: UID.into(),
         name: "pay".into(),
         namespace: "shop".into(),
-        addresses: vec![IpAddr::from(POD)],
+        addresses: [IpAddr::from(POD)].into(),
         protocol: Protocol::Hbone,
         trust_domain: "cluster.local".into(),
         service_account: "pay".into(),

@@ -1,5 +1,6 @@
 //! The control thread of a node: configuration, the sources of the mesh's state, certificates, the CNI agent's
 //! protocol, readiness and admin. It publishes immutable snapshots to the shards and never touches a byte of traffic.
+//! And the cluster's controller, which serves the mesh's state and certificates to the nodes.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod netns;
 pub mod node;
 mod once;
+mod parts;
 pub mod pods;
 mod proto;
 pub mod publish;

@@ -35,14 +35,14 @@ impl<S: Shards> Service for MetricsService<S> {
 
 /// A text under construction.
 #[derive(Default)]
-struct Text(String);
+pub(crate) struct Text(pub(crate) String);
 
 impl Text {
-    fn counter(&mut self, name: &str, help: &str, total: u64) {
+    pub(crate) fn counter(&mut self, name: &str, help: &str, total: u64) {
         self.single(name, "counter", help, total);
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.single(name, "gauge", help, value);
     }
 
@@ -51,12 +51,12 @@ impl Text {
         self.sample(name, "", value);
     }
 
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
         self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
     }
 
-    fn sample(&mut self, name: &str, labels: &str, value: u64) {
+    pub(crate) fn sample(&mut self, name: &str, labels: &str, value: u64) {
         self.line(format_args!("{name}{labels} {value}"));
     }
 

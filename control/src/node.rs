@@ -1,6 +1,5 @@
 //! A node: starts every part of the control thread, and ends them in order.
 
-mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -24,14 +23,14 @@ use crate::crl;
 use crate::http;
 use crate::local::Defaults;
 use crate::metrics::MetricsService;
+pub use crate::parts::PartError;
+use crate::parts::Parts;
 use crate::pods::{PodTotals, Pods};
 use crate::publish::Publisher;
 use crate::readiness::{Part, Readiness, ReadinessService};
 use crate::shards::Shards;
 use crate::source::{self, SourceStatus};
 use crate::zds_client::{Shown, ZdsClient};
-pub use parts::PartError;
-use parts::Parts;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]

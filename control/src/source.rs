@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::config::LocalSource;
+use crate::edit::MeshEdit;
 use crate::local::{Defaults, LocalError, LocalState};
 use crate::publish::{Publisher, PublisherGone};
 use crate::watch::FileWatch;
@@ -43,14 +44,26 @@ const CONFIRM: Duration = Duration::from_millis(20);
 /// Pause between two readings of a file that cannot be watched, for want of inotify instances for example.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Where the mesh's state goes: to a node's shards, or to the subscribers of a control plane.
+pub(crate) trait Sink: Send + Sync + 'static {
+    /// Brings edits into force as one generation, and gives the one in force.
+    fn apply(&self, edits: Vec<MeshEdit>) -> impl Future<Output = Result<u64, PublisherGone>> + Send;
+}
+
+impl Sink for Publisher {
+    fn apply(&self, edits: Vec<MeshEdit>) -> impl Future<Output = Result<u64, PublisherGone>> + Send {
+        self.publish(edits)
+    }
+}
+
 /// Loads a source and, if it is a file, follows it for ever.
 pub(crate) async fn run(
     source: LocalSource,
     defaults: Defaults,
-    publisher: Publisher,
+    sink: impl Sink,
     status: watch::Sender<SourceStatus>,
 ) {
-    let mut follower = Follower { defaults, publisher, status, state: LocalState::default(), text: None };
+    let mut follower = Follower { defaults, sink, status, state: LocalState::default(), text: None };
     match source {
         LocalSource::Inline(text) => {
             if let Some(judged) = follower.judge(Ok(text)) {
@@ -61,7 +74,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn follow(path: PathBuf, follower: &mut Follower) {
+async fn follow(path: PathBuf, follower: &mut Follower<impl Sink>) {
     let name = path.display().to_string();
     let watch = match FileWatch::new(&path) {
         Ok(watch) => Some(watch),
@@ -74,7 +87,7 @@ async fn follow(path: PathBuf, follower: &mut Follower) {
 }
 
 /// Reads a file whenever its watch tells, or without one from time to time.
-async fn reread(path: &Path, mut watch: Option<FileWatch>, follower: &mut Follower) {
+async fn reread(path: &Path, mut watch: Option<FileWatch>, follower: &mut Follower<impl Sink>) {
     let name = path.display().to_string();
     loop {
         let mut judged = follower.judge(tokio::fs::read_to_string(path).await);
@@ -93,9 +106,9 @@ async fn reread(path: &Path, mut watch: Option<FileWatch>, follower: &mut Follow
     }
 }
 
-struct Follower {
+struct Follower<S> {
     defaults: Defaults,
-    publisher: Publisher,
+    sink: S,
     status: watch::Sender<SourceStatus>,
     /// What is in force.
     state: LocalState,
@@ -103,7 +116,7 @@ struct Follower {
     text: Option<String>,
 }
 
-impl Follower {
+impl<S: Sink> Follower<S> {
     /// What a text says; `None` if it is the one that was judged last.
     fn judge(&mut self, read: std::io::Result<String>) -> Option<Result<LocalState, SourceError>> {
         match read {
@@ -133,7 +146,7 @@ impl Follower {
     async fn adopt(&mut self, name: &str, next: LocalState) -> Result<(), SourceError> {
         let edits = self.state.diff(&next);
         let changes = edits.len();
-        let generation = self.publisher.publish(edits).await?;
+        let generation = self.sink.apply(edits).await?;
         self.state = next;
         self.status.send_modify(|status| {
             status.synced = true;
@@ -292,7 +305,7 @@ mod tests {
         let (path, shards) = (folder.path().join("mesh.yaml"), FakeShards::default());
         let mut follower = Follower {
             defaults: Defaults { trust_domain: "td".into(), cluster: "one".into() },
-            publisher: publisher(&shards),
+            sink: publisher(&shards),
             status: watch::channel(SourceStatus::default()).0,
             state: LocalState::default(),
             text: None,

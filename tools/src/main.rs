@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use halo::controller;
 use halo::demo;
 use halo::lab::pod;
 use halo::node;
@@ -23,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Run the node proxy
     Node(Box<node::Options>),
+    /// Serve workloads, services, policies and certificates to node proxies
+    Controller(Box<controller::Options>),
     /// Build a mesh of two nodes on this machine, show it work, and clean up
     Demo(demo::Options),
     /// An ordinary program in a pod of the lab; for the demo and the tests.
@@ -36,6 +39,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Node(options) => node::main(*options),
+        Command::Controller(options) => controller::main(*options),
         Command::Demo(options) => demo::run(&options),
         Command::DemoPod { program } => match pod::run(&program) {
             Ok(()) => ExitCode::SUCCESS,

@@ -236,17 +236,20 @@ pub fn raise_descriptor_limit() -> std::io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-struct Stop {
+/// The signals that end the process in order.
+pub(crate) struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Stop {
-    fn listen() -> std::io::Result<Self> {
+    /// From now on the signals are caught. Needs a tokio runtime.
+    pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn requested(mut self) {
+    /// Waits for the first of them; a second SIGINT then ends the process at once.
+    pub(crate) async fn requested(mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

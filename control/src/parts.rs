@@ -1,4 +1,4 @@
-//! The parts of a node: the tasks of the control thread, joined, so that none of them ends unnoticed.
+//! The parts of a process: the tasks of its control thread, joined, so that none of them ends unnoticed.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -17,7 +17,7 @@ pub enum PartError {
         error: JoinError,
     },
     /// It returned, and its work is left undone.
-    #[error("{part}: it ended before the node")]
+    #[error("{part}: it ended before the process")]
     Ended {
         /// Which part.
         part: &'static str,
@@ -26,7 +26,7 @@ pub enum PartError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
-    /// As long as the node's.
+    /// As long as the process's.
     Whole,
     /// Until it has nothing more to do.
     UntilDone,
@@ -34,14 +34,14 @@ enum Life {
 
 /// Every part that runs.
 #[derive(Debug, Default)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     tasks: JoinSet<()>,
     names: HashMap<task::Id, (&'static str, Life)>,
 }
 
 impl Parts {
-    /// Starts a part that lives as long as the node.
-    pub(super) fn spawn(
+    /// Starts a part that lives as long as the process.
+    pub(crate) fn spawn(
         &mut self,
         name: &'static str,
         part: impl Future<Output = ()> + Send + 'static,
@@ -50,7 +50,7 @@ impl Parts {
     }
 
     /// Starts a part that may end once it has nothing more to do.
-    pub(super) fn spawn_until_done(
+    pub(crate) fn spawn_until_done(
         &mut self,
         name: &'static str,
         part: impl Future<Output = ()> + Send + 'static,
@@ -70,7 +70,7 @@ impl Parts {
     }
 
     /// The first part to end that should not have.
-    pub(super) async fn failure(&mut self) -> PartError {
+    pub(crate) async fn failure(&mut self) -> PartError {
         loop {
             let (id, error) = match self.tasks.join_next_with_id().await {
                 Some(Ok((id, ()))) => (id, None),
@@ -87,7 +87,7 @@ impl Parts {
     }
 
     /// Cuts every part off, and waits until all have ended.
-    pub(super) async fn shutdown(&mut self) {
+    pub(crate) async fn shutdown(&mut self) {
         self.tasks.shutdown().await;
     }
 }

@@ -1,0 +1,229 @@
+//! The control plane's gRPC server: TLS with the authority's own certificate, HTTP/2, and a call's way to its service.
+//! Every call is authenticated before anything of it is read.
+
+mod body;
+pub(crate) mod tls;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use halo_core::id::Identity;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use tower::ServiceExt;
+use tracing::{debug, info, warn};
+
+use super::ads::{self, Ads};
+use super::auth::Authenticator;
+use super::certificates::CertificateService;
+use super::stats::Stats;
+use body::ReplyBody;
+
+/// Connections at once, before or after their handshake.
+const CONNECTIONS_MAX: usize = 20_000;
+/// How long a TLS handshake may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may be without having made one authenticated call.
+const FIRST_CALL_MAX: Duration = Duration::from_secs(30);
+/// Pause after a failed accept, so that a lack of descriptors does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// A client that has sent nothing for so long is asked for a sign of life,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// and has this long to give it.
+const KEEPALIVE_MAX: Duration = Duration::from_secs(20);
+/// Calls at once on a connection: a proxy has one stream, and a call for each certificate that it fetches.
+const CALLS_MAX: u32 = 128;
+/// Bytes of a call's headers: a token, and what clients add.
+const HEADERS_LEN_MAX: u32 = 64 * 1024;
+/// Bytes that wait to be written on one call.
+const SEND_BUFFER_LEN: usize = 256 * 1024;
+/// Window of a call and of a connection: a request may name all that a client holds.
+const WINDOW_LEN: u32 = 1024 * 1024;
+/// How long open calls may take to end once the control plane shuts down.
+const GOODBYE_MAX: Duration = Duration::from_secs(5);
+
+/// Beginning of the certificate service's paths.
+const CERTIFICATES: &str = "/istio.v1.auth.IstioCertificateService/";
+
+/// What calls are served by.
+pub(crate) struct Services {
+    pub(crate) ads: Ads,
+    pub(crate) certificates: CertificateService,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// Serves until `closing` turns true, and then until calls have ended or their time is over.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    services: Arc<Services>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        // What has ended is let go of.
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            // The sender is dropped at the end too.
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        let (stream, peer, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                services.stats.accepts_failed.one();
+                warn!(%error, "a connection to the control plane could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (tls, services, closing) = (tls.clone(), services.clone(), closing.clone());
+        connections.spawn(async move {
+            let _counted = services.stats.connections.enter();
+            serve_client(stream, peer, tls, services, closing).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let open = connections.len();
+    let ended = timeout(GOODBYE_MAX, async { while connections.join_next().await.is_some() {} }).await;
+    info!(open, cut_off = ended.is_err(), "connections ended");
+}
+
+type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<Accepted> {
+    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, place))
+}
+
+async fn serve_client(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: TlsAcceptor,
+    services: Arc<Services>,
+    closing: watch::Receiver<bool>,
+) {
+    // A response's last bytes must not wait for the acknowledgement of those before; without it they are late, not lost.
+    let _ = stream.set_nodelay(true);
+    let stream = match timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        failed => {
+            services.stats.handshakes_failed.one();
+            let reason = match failed {
+                Ok(Err(error)) => error.to_string(),
+                _ => format!("it took more than {HANDSHAKE_MAX:?}"),
+            };
+            return debug!(%peer, reason, "a TLS handshake failed");
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let certificate = session.peer_certificates().and_then(<[_]>::first);
+    let identity = certificate.and_then(tls::identity);
+    serve_calls(stream, identity, services, closing).await;
+}
+
+/// Serves one connection's calls. `identity` is what the client's certificate says.
+pub(crate) async fn serve_calls<S>(
+    stream: S,
+    identity: Option<Identity>,
+    services: Arc<Services>,
+    mut closing: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let known = Arc::new(AtomicBool::new(false));
+    let caller = Arc::new((identity, known.clone()));
+    let handle = service_fn(move |request: Request<Incoming>| {
+        let (services, caller) = (services.clone(), caller.clone());
+        async move { Ok::<_, Infallible>(call(&services, &caller.0, &caller.1, request).await) }
+    });
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CALLS_MAX)
+        .max_header_list_size(HEADERS_LEN_MAX)
+        .max_send_buf_size(SEND_BUFFER_LEN)
+        .initial_stream_window_size(WINDOW_LEN)
+        .initial_connection_window_size(WINDOW_LEN)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_MAX);
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), handle));
+    let mut first_call = pin!(sleep(FIRST_CALL_MAX));
+    let (mut waits, mut open) = (true, true);
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, "a connection was cut off");
+                }
+                return;
+            }
+            () = first_call.as_mut(), if waits => {
+                waits = false;
+                if !known.load(Ordering::Relaxed) {
+                    return debug!("a connection made no call that was let in, and is closed");
+                }
+            }
+            _ = closing.wait_for(|closing| *closing), if open => {
+                open = false;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn call(
+    services: &Services,
+    identity: &Option<Identity>,
+    known: &AtomicBool,
+    mut request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    if request.method() != Method::POST || !is_grpc(&request) {
+        return Status::unimplemented("this server speaks gRPC only").into_http();
+    }
+    if let Err(error) = services.authenticator.authenticate(request.headers(), identity.as_ref()) {
+        services.stats.refused.one(error.label());
+        debug!(%error, "a call was refused");
+        return Status::from(error).into_http();
+    }
+    known.store(true, Ordering::Relaxed);
+    match request.uri().path() {
+        ads::PATH => {
+            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body())));
+            let mut response = Response::new(body);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            response
+        }
+        path if path.starts_with(CERTIFICATES) => {
+            request.extensions_mut().insert(identity.clone());
+            let served = services.certificates.clone().into_server().oneshot(request).await;
+            served.map(|response| response.map(ReplyBody::Other)).unwrap_or_else(|never| match never {})
+        }
+        other => Status::unimplemented(format!("this control plane does not serve {other}")).into_http(),
+    }
+}
+
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,5 +1,6 @@
 //! A node: starts every part of the control thread, and ends them in order.
 
+pub(crate) mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +18,9 @@ use tracing::{info, warn};
 use crate::admin::{AdminService, Node};
 use crate::ca::client::RemoteCa;
 use crate::ca::{Authority, CaError, EmbeddedCa};
-use crate::certs::{self, CertificateView, CertificatesSetup};
+use crate::certs::{self, CertificateTotals, CertificateView, CertificatesSetup};
 use crate::config::{CaSource, Config};
-use crate::crl;
 use crate::http;
-use crate::local::Defaults;
 use crate::metrics::MetricsService;
 pub use crate::parts::PartError;
 use crate::parts::Parts;
@@ -29,7 +28,6 @@ use crate::pods::{PodTotals, Pods};
 use crate::publish::Publisher;
 use crate::readiness::{Part, Readiness, ReadinessService};
 use crate::shards::Shards;
-use crate::source::{self, SourceStatus};
 use crate::zds_client::{Shown, ZdsClient};
 
 /// Why a node cannot start.
@@ -90,7 +88,7 @@ pub async fn run_with(
     }
     let addresses = servers.addresses;
     let mut parts = Parts::default();
-    let (node, zds) = start(config, shards.clone(), authority, &mut parts);
+    let (node, zds) = start(config, shards.clone(), (authority, questions), &mut parts);
     parts.spawn("admin server", http::serve(servers.admin, AdminService(node.clone())));
     parts.spawn("metrics server", http::serve(servers.metrics, MetricsService(node.clone())));
     let readiness = ReadinessService(node.readiness.clone());
@@ -111,8 +109,6 @@ pub async fn run_with(
     shards.drain().await;
     info!("drained");
     parts.shutdown().await;
-    // The embedded authority and the local file are never short of an answer, so nobody reads the questions.
-    drop(questions);
     end
 }
 
@@ -157,7 +153,7 @@ async fn listen(server: &'static str, address: SocketAddr) -> Result<(TcpListene
 fn start<S: Shards>(
     config: Config,
     shards: S,
-    authority: Authority,
+    (authority, questions): (Authority, mpsc::Receiver<Question>),
     parts: &mut Parts,
 ) -> (Arc<Node<S>>, AbortHandle) {
     let mesh = Mesh {
@@ -165,33 +161,31 @@ fn start<S: Shards>(
         network: config.network.as_str().into(),
         cluster: config.cluster.as_str().into(),
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
-        on_demand: false,
+        on_demand: config.xds_on_demand && config.xds.is_some(),
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
     let (publisher, publishing) = Publisher::new(first, shards.clone());
     let trust_domain: Arc<str> = config.trust_domain.as_str().into();
     let (pods_sender, pods) = watch::channel(Pods::new());
     let (view, certificates) = watch::channel(CertificateView::new());
-    let (source_sender, source) = watch::channel(SourceStatus::default());
     let readiness = Readiness::pending(&[Part::StateManager, Part::WorkloadProxyManager]);
     readiness.set(Part::WorkloadProxyManager, Some("pods are taken once the mesh is known".to_owned()));
-    let totals = Arc::new(PodTotals::default());
+    let (totals, certificate_totals) =
+        (Arc::new(PodTotals::default()), Arc::new(CertificateTotals::default()));
 
     parts.spawn("publisher", publishing);
+    let questions = sources::route(questions, parts);
     let setup = CertificatesSetup {
         authority,
         ttl: config.secret_ttl,
-        trust_domain: trust_domain.clone(),
+        trust_domain,
         publisher: publisher.clone(),
         pods: pods.clone(),
-        questions: mpsc::channel(1).1,
+        questions: questions.certificates,
         view,
-        totals: Arc::default(),
+        totals: certificate_totals.clone(),
     };
     parts.spawn("certificate keeper", certs::run(setup));
-    if let Some(path) = config.crl_path.clone() {
-        parts.spawn("revocations", crl::run(path, publisher.clone(), crl::SETTLE));
-    }
     let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
     let client = ZdsClient::new(config.zds_path.clone(), shards.clone(), shown);
     let gate = readiness.clone();
@@ -200,36 +194,20 @@ fn start<S: Shards>(
         gate.part_ready(Part::StateManager).await;
         client.run().await;
     });
-    if let Some(local) = config.local.clone() {
-        let defaults = Defaults { trust_domain, cluster: config.cluster.as_str().into() };
-        let source = source::run(local, defaults, publisher.clone(), source_sender);
-        parts.spawn_until_done("local source", source);
-    }
-    let follower = follow_source(config.local.is_some(), source.clone(), readiness.clone());
-    parts.spawn_until_done("readiness of the source", follower);
+    let sources = sources::start(&config, &publisher, pods.clone(), questions.mesh, parts);
+    parts.spawn_until_done("readiness of the sources", sources::follow(sources.clone(), readiness.clone()));
     let quit = Notify::new();
-    let node = Node { config, shards, publisher, pods, totals, certificates, source, readiness, quit };
+    let node = Node {
+        config,
+        shards,
+        publisher,
+        pods,
+        totals,
+        certificates,
+        certificate_totals,
+        sources,
+        readiness,
+        quit,
+    };
     (Arc::new(node), zds)
-}
-
-/// Keeps the readiness of the mesh's state: ready once it was received, and from then on.
-async fn follow_source(has_source: bool, mut source: watch::Receiver<SourceStatus>, readiness: Readiness) {
-    if !has_source {
-        // Nothing will come, so nothing is waited for: the node serves pods and knows no mesh.
-        warn!("no source of workloads is configured");
-        readiness.set(Part::StateManager, None);
-        return;
-    }
-    loop {
-        let status = source.borrow_and_update().clone();
-        if status.synced {
-            readiness.set(Part::StateManager, None);
-            return;
-        }
-        let why = status.error.as_deref().unwrap_or("the local source has not been read").to_owned();
-        readiness.set(Part::StateManager, Some(why));
-        if source.changed().await.is_err() {
-            return;
-        }
-    }
 }

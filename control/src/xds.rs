@@ -17,7 +17,7 @@ use halo_core::demand::Question;
 use tokio::sync::{mpsc, watch};
 
 pub(crate) use self::client::run;
-pub use self::node::{NodeFacts, node};
+pub(crate) use self::node::node;
 pub use self::session::SessionCounters;
 use crate::grpc::Upstream;
 use crate::pods::Pods;

@@ -199,7 +199,7 @@ fn an_unknown_visibility_is_public() {
 fn mapped_addresses_and_ranges_are_those_they_stand_for() {
     let mapped = |last: u8| [&[0; 10][..], &[255, 255, 10, 0, 0, last]].concat();
     let read = workload(|w| w.addresses = vec![mapped(7).into()]).unwrap();
-    assert_eq!(read.addresses, ["10.0.0.7".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(read.addresses[..], ["10.0.0.7".parse::<std::net::IpAddr>().unwrap()]);
     let vip =
         |last, length| raw::NetworkAddress { network: "n".into(), address: mapped(last).into(), length };
     let read = service(|s| s.addresses = vec![vip(7, None), vip(8, Some(128)), vip(0, Some(120))]).unwrap();

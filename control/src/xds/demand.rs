@@ -232,7 +232,8 @@ impl Demands {
     /// Makes a pod's keys those that its workload leads to.
     fn lead(&mut self, workload: &Workload, edits: &mut Vec<MeshEdit>) {
         let services = workload.services.keys().cloned().map(Question::Service);
-        let gateways = [&workload.waypoint, &workload.network_gateway].into_iter().flatten().map(gateway);
+        let gateways = [workload.waypoint.as_deref(), workload.network_gateway.as_deref()];
+        let gateways = gateways.into_iter().flatten().map(gateway);
         let mut leads = Vec::new();
         for question in services.chain(gateways) {
             let Some(text) = text(&question) else { continue };

@@ -1,34 +1,17 @@
 //! What a node says of itself in a stream's first requests.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
+use crate::config::NodeFacts;
 use crate::proto::discovery::Node;
 
-/// What a control plane is told about the node.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct NodeFacts {
-    /// The proxy's own address.
-    pub instance_ip: Option<IpAddr>,
-    /// The proxy's pod.
-    pub pod_name: String,
-    /// Namespace of the proxy's pod.
-    pub pod_namespace: String,
-    /// The node's name.
-    pub node_name: String,
-    /// Texts that the configuration adds, over those above.
-    pub metadata: BTreeMap<String, String>,
-    /// Values that the configuration adds, over all others.
-    pub json: BTreeMap<String, serde_json::Value>,
-}
-
 /// The node as the protocol has it. Control planes know a node proxy by the id's first part.
-pub fn node(facts: &NodeFacts) -> Node {
+pub(crate) fn node(facts: &NodeFacts) -> Node {
     let NodeFacts { pod_name, pod_namespace, node_name, .. } = facts;
-    let ip = facts.instance_ip.map(|ip| ip.to_string()).unwrap_or_default();
+    let ip = facts.instance_ip.to_string();
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let own =
         [("NAME", pod_name), ("NAMESPACE", pod_namespace), ("INSTANCE_IPS", &ip), ("NODE_NAME", node_name)];
@@ -67,11 +50,13 @@ mod tests {
 
     fn facts() -> NodeFacts {
         NodeFacts {
-            instance_ip: Some([10, 0, 0, 1].into()),
+            instance_ip: [10, 0, 0, 1].into(),
             pod_name: "zt-1".into(),
             pod_namespace: "istio-system".into(),
+            service_account: "ztunnel".into(),
             node_name: "node-1".into(),
-            ..NodeFacts::default()
+            metadata: BTreeMap::new(),
+            json: BTreeMap::new(),
         }
     }
 

@@ -180,7 +180,8 @@ fn to_service(snapshot: &Snapshot, captured: &Captured<'_>, service: &Arc<Servic
 }
 
 fn to_workload(snapshot: &Snapshot, captured: &Captured<'_>, workload: &Arc<Workload>) -> Route {
-    let waypoint = workload.waypoint.iter().filter(|waypoint| !is_waypoint(snapshot, captured, waypoint));
+    let waypoint = workload.waypoint.as_deref().into_iter();
+    let waypoint = waypoint.filter(|waypoint| !is_waypoint(snapshot, captured, waypoint));
     if let Some(route) = to_waypoint(snapshot, &captured.source.namespace, waypoint) {
         return route;
     }

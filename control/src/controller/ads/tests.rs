@@ -144,7 +144,7 @@ async fn a_request_that_is_no_message_ends_the_stream_with_its_reason() {
     // Field 2 of two bytes that are no UTF-8.
     let broken = Bytes::from_static(&[0, 0, 0, 0, 4, 0x12, 2, 0xff, 0xfe]);
     client.requests.send(Ok(Frame::data(broken))).await.unwrap();
-    let trailers = client.frame().await.unwrap().into_trailers().ok().expect("no trailers");
+    let trailers = client.frame().await.unwrap().into_trailers().expect("no trailers");
     assert_eq!(trailers["grpc-status"], "3");
     assert!(trailers["grpc-message"].to_str().unwrap().starts_with("a%20request%20cannot%20be%20read"));
     assert!(client.frame().await.is_none());
@@ -158,6 +158,6 @@ async fn a_client_that_has_nothing_more_to_say_ends_well() {
     client.next().await;
     let (unused, _) = mpsc::channel(1);
     client.requests = unused;
-    let trailers = client.frame().await.unwrap().into_trailers().ok().expect("no trailers");
+    let trailers = client.frame().await.unwrap().into_trailers().expect("no trailers");
     assert_eq!(trailers["grpc-status"], "0");
 }

@@ -51,7 +51,7 @@ fn key() -> impl Strategy<Value = ServiceKey> {
 }
 
 fn ports() -> impl Strategy<Value = PortMap> {
-    btree_map(any::<u16>(), any::<u16>(), 0..4)
+    btree_map(any::<u16>(), any::<u16>(), 0..4).prop_map(PortMap::from)
 }
 
 fn gateway() -> impl Strategy<Value = Gateway> {
@@ -102,10 +102,12 @@ prop_compose! {
         capacity in any::<Option<u32>>(),
         application_tunnel in option::of(tunnel()),
     ) -> Workload {
-        let [waypoint, network_gateway] = gateways;
+        let [waypoint, network_gateway] = gateways.map(|gateway| gateway.map(Box::new));
+        let (addresses, services) = (addresses.into(), services.into());
         Workload {
             addresses, protocol, network_mode, waypoint, network_gateway, workload_type, native_tunnel,
-            authorization_policies, health, services, capacity, application_tunnel, ..identity
+            authorization_policies: authorization_policies.into(), health, services, capacity,
+            application_tunnel, ..identity
         }
     }
 }

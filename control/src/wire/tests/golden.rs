@@ -87,21 +87,21 @@ fn workload() -> Workload {
         uid: "c1//Pod/shop/cart-1".into(),
         name: "cart-1".into(),
         namespace: "shop".into(),
-        addresses: vec!["10.0.0.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        addresses: vec!["10.0.0.7".parse().unwrap(), "2001:db8::7".parse().unwrap()].into(),
         network: "n1".into(),
         protocol: Protocol::Hbone,
         network_mode: NetworkMode::HostNetwork,
         trust_domain: "td.example".into(),
         service_account: "cart".into(),
-        waypoint: Some(service_gateway("waypoint.shop.svc.cluster.local")),
-        network_gateway: Some(address_gateway("n2/192.0.2.1", 15009)),
+        waypoint: Some(Box::new(service_gateway("waypoint.shop.svc.cluster.local"))),
+        network_gateway: Some(Box::new(address_gateway("n2/192.0.2.1", 15009))),
         node: "node-1".into(),
         canonical_name: "cart".into(),
         canonical_revision: "v2".into(),
         workload_type: WorkloadType::Pod,
         workload_name: "cart".into(),
         native_tunnel: true,
-        authorization_policies: vec!["shop/allow-front".into(), "shop/deny-all".into()],
+        authorization_policies: vec!["shop/allow-front".into(), "shop/deny-all".into()].into(),
         health: Health::Unhealthy,
         cluster_id: "c1".into(),
         locality: Locality { region: "r".into(), zone: "z".into(), subzone: "s".into() },
@@ -184,7 +184,11 @@ fn a_workload_that_says_only_its_uid_has_the_defaults_of_the_protocol() {
         trust_domain: "cluster.local".into(),
         service_account: "default".into(),
         cluster_id: "Kubernetes".into(),
-        services: [(ServiceKey::new("shop", "cart.shop.svc.cluster.local"), BTreeMap::new())].into(),
+        services: BTreeMap::from([(
+            ServiceKey::new("shop", "cart.shop.svc.cluster.local"),
+            Default::default(),
+        )])
+        .into(),
         ..Workload::default()
     };
     assert_eq!(decoded(&bytes(WORKLOAD_MINIMAL)), Ok(Address::Workload(expected)));

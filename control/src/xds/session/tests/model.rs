@@ -110,7 +110,7 @@ fn workload(uid: String, slot: u8, link: u8) -> Workload {
     let mut workload = Workload {
         uid: uid.into(),
         network: "n1".into(),
-        addresses: vec![pod_address(slot).ip],
+        addresses: vec![pod_address(slot).ip].into(),
         // What the wire gives for what is not set.
         trust_domain: "cluster.local".into(),
         service_account: "default".into(),
@@ -119,8 +119,8 @@ fn workload(uid: String, slot: u8, link: u8) -> Workload {
     };
     match link % 3 {
         0 => drop(workload.services.insert(hostname(link), [(80, 8080)].into())),
-        1 => workload.waypoint = Some(gateway(&hostname(link).to_string())),
-        _ => workload.network_gateway = Some(gateway(&virtual_address(link).to_string())),
+        1 => workload.waypoint = Some(Box::new(gateway(&hostname(link).to_string()))),
+        _ => workload.network_gateway = Some(Box::new(gateway(&virtual_address(link).to_string()))),
     }
     workload
 }

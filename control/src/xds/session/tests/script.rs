@@ -103,9 +103,10 @@ fn workload<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Workload
         workload.addresses.push(address.ip);
         workload.network = address.network;
     }
-    workload.services.extend(value("serves").map(|key| (service_key(key), Default::default())));
-    workload.waypoint = value("waypoint").map(gateway);
-    workload.network_gateway = value("gateway").map(gateway);
+    let serves = value("serves").map(|key| (service_key(key), Default::default()));
+    workload.services = serves.into_iter().collect();
+    workload.waypoint = value("waypoint").map(gateway).map(Box::new);
+    workload.network_gateway = value("gateway").map(gateway).map(Box::new);
     workload
 }
 

@@ -63,7 +63,7 @@ fn an_unknown_waypoint_is_asked_for_by_the_name_that_the_destination_gives_it() 
     for (reference, question) in cases {
         let mut shop = service("shop", "cart.shop", &[VIP]);
         shop.waypoint = Some(reference.clone());
-        let cart = Workload { waypoint: Some(reference), ..pod("shop", "cart", "10.0.0.2") };
+        let cart = Workload { waypoint: Some(reference.into()), ..pod("shop", "cart", "10.0.0.2") };
         let mesh = asking(snapshot([client(), cart], [shop]));
         for destination in ["10.96.0.1:80", "10.0.0.2:80"] {
             assert_eq!(route(&mesh, destination), Route::Lookup(question.clone()), "{destination}");
@@ -135,7 +135,7 @@ fn small_mesh(seed: u64) -> Snapshot {
     let mut workloads = vec![client()];
     for n in 0..below(4) {
         let mut made = pod("shop", &format!("w{n}"), &format!("10.0.0.{}", below(6)));
-        made.waypoint = reference(&mut below);
+        made.waypoint = reference(&mut below).map(Box::new);
         if below(2) == 0 {
             made.hostname = format!("s{}", below(4)).into();
         }

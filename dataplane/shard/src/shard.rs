@@ -259,10 +259,19 @@ impl Shard {
         pod: &Pod,
         mut find: impl FnMut(&Rc<Snapshot>) -> Result<T, Missing>,
     ) -> Result<T, Reason> {
-        let mut missing = match find(&self.snapshot()) {
-            Ok(found) => return Ok(found),
-            Err(missing) => missing,
-        };
+        match find(&self.snapshot()) {
+            Ok(found) => Ok(found),
+            // Nearly every connection finds all it needs, and none should be larger for those that do not.
+            Err(missing) => Box::pin(self.park(pod, find, missing)).await,
+        }
+    }
+
+    async fn park<T>(
+        &self,
+        pod: &Pod,
+        mut find: impl FnMut(&Rc<Snapshot>) -> Result<T, Missing>,
+        mut missing: Missing,
+    ) -> Result<T, Reason> {
         self.counters.lookups.increment();
         let mut waiting = self.demand.enter();
         let found = ring::within_ms(self.limits.lookup_ms_max, async {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use halo_core::demand::Question;
 use halo_core::limits::Limits;
@@ -119,6 +120,21 @@ fn many_connections_to_one_address_ask_once_and_all_go_on() {
         rig.serve(OUTBOUND_PORT, echo().port());
         sockets.iter_mut().for_each(check_echo);
         assert_eq!(rig.counters.questions_asked.total(), 1);
+    });
+}
+
+#[test]
+fn a_question_that_found_the_queue_full_is_asked_again_though_nothing_else_happens() {
+    each_shard_with(patient(), |mut rig| {
+        ask_for_what_is_missing(&mut rig);
+        rig.full.store(true, Ordering::Relaxed);
+        let socket = connect(OUTSIDE);
+        let counters = rig.counters.clone();
+        rig.until("refused", |_| counters.questions_refused.total() == 1);
+        rig.full.store(false, Ordering::Relaxed);
+        assert_eq!(rig.question(), address(OUTSIDE));
+        assert_eq!(rig.counters.lookups.total(), 1, "the connection waited all the time");
+        drop(socket);
     });
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(crate) struct Rig {
     pub(crate) authority: Authority,
     /// What the shard asks.
     pub(crate) questions: mpsc::Receiver<Question>,
+    /// Whether the queue of questions is full.
+    pub(crate) full: Arc<AtomicBool>,
     mailbox: Mailbox,
     snapshot: Snapshot,
 }
@@ -95,17 +98,19 @@ pub(crate) fn one_shard(ring: RingKind, test: fn(Rig)) {
 fn begin(mut config: ShardConfig, test: fn(Rig)) -> thread::JoinHandle<()> {
     let records = config.records;
     let (asked, questions) = mpsc::channel();
-    config.ask = Arc::new(move |question| asked.send(question).is_ok());
+    let full = Arc::<AtomicBool>::default();
+    let closed = full.clone();
+    config.ask = Arc::new(move |question| !closed.load(Ordering::Relaxed) && asked.send(question).is_ok());
     // The shard begins outside, so that it has to enter the pod's namespace.
     let started = start(config).unwrap();
-    thread::spawn(move || test(Rig::new(started, questions, records)))
+    thread::spawn(move || test(Rig::new(started, (questions, full), records)))
 }
 
 impl Rig {
     /// Moves the calling thread into a new namespace, and opens the pod there.
     fn new(
         (mailbox, counters): (Mailbox, Arc<Counters>),
-        questions: mpsc::Receiver<Question>,
+        (questions, full): (mpsc::Receiver<Question>, Arc<AtomicBool>),
         records: RecordsKind,
     ) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which needs root");
@@ -126,7 +131,7 @@ impl Rig {
             RecordsKind::Rustls => RecordsKind::Sealed,
         };
         let client = TlsConfig::new(&authority.issue(&cart())).unwrap();
-        let mut rig = Self { peer_records, counters, client, authority, questions, mailbox, snapshot };
+        let mut rig = Self { peer_records, counters, client, authority, questions, full, mailbox, snapshot };
         rig.publish(|_| {});
         rig.add_pod();
         rig

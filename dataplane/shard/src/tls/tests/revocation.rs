@@ -1,5 +1,6 @@
 //! Whom revocation lists keep out, in both roles.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use halo_core::certificate::{Certificate, Revocations};
@@ -37,7 +38,7 @@ fn a_revoked_leaf_is_refused_in_both_roles_and_told() {
     let authority = Authority::new("root");
     let (client, server) = (authority.issue(&cart()), authority.issue(&pay()));
     let of_server = authority.revoke(&[&server.serial]);
-    assert_eq!(both(&client, &server, std::slice::from_ref(&of_server)), [Err(REVOKED), DONE]);
+    assert_eq!(both(&client, &server, from_ref(&of_server)), [Err(REVOKED), DONE]);
     assert_eq!(REVOKED.reason(), Reason::CertRevoked);
     let ended = attempt(&config(&client, &[of_server]), &config(&server, &[]), &[pay()]);
     let alert = TlsError::PeerAlert(AlertDescription::CertificateRevoked);
@@ -45,7 +46,7 @@ fn a_revoked_leaf_is_refused_in_both_roles_and_told() {
     assert_eq!(alert.reason(), Reason::CertRevoked);
 
     let of_client = authority.revoke(&[&client.serial]);
-    assert_eq!(both(&client, &server, std::slice::from_ref(&of_client)), [DONE, Err(REVOKED)]);
+    assert_eq!(both(&client, &server, from_ref(&of_client)), [DONE, Err(REVOKED)]);
     let mut handshake = Handshake::client(&config(&client, &[]), Arc::new([pay()])).unwrap();
     let mut refusing = Handshake::server(&config(&server, &[of_client])).unwrap();
     let mut ended = run(&mut handshake, &mut refusing, || usize::MAX);
@@ -66,7 +67,7 @@ fn a_leaf_under_a_revoked_intermediate_is_refused_in_both_roles() {
     let (client, server) = (issue(cart()), issue(pay()));
     assert_eq!(both(&client, &server, &[intermediate.revoke(&[])]), [DONE, DONE]);
     let revoked = authority.revoke(&[intermediate.serial()]);
-    assert_eq!(both(&client, &server, std::slice::from_ref(&revoked)), [Err(REVOKED), Err(REVOKED)]);
+    assert_eq!(both(&client, &server, from_ref(&revoked)), [Err(REVOKED), Err(REVOKED)]);
     // A list of the intermediate that says nothing of it does not help.
     assert_eq!(both(&client, &server, &[intermediate.revoke(&[]), revoked]), [Err(REVOKED), Err(REVOKED)]);
 }
@@ -109,7 +110,7 @@ fn a_chain_that_was_verified_a_moment_ago_is_verified_again_under_other_lists() 
     let revoked = authority.revoke(&[&client.serial, &server.serial]);
     for ders in [vec![], vec![authority.revoke(&[])]] {
         assert_eq!(both(&client, &server, &ders), [DONE, DONE]);
-        assert_eq!(both(&client, &server, std::slice::from_ref(&revoked)), [Err(REVOKED), Err(REVOKED)]);
+        assert_eq!(both(&client, &server, from_ref(&revoked)), [Err(REVOKED), Err(REVOKED)]);
     }
 }
 

@@ -90,6 +90,8 @@ pub(crate) struct Upstream {
     config: UpstreamConfig,
     current: Option<Current>,
     refused: Option<Refused>,
+    /// Connections that were made.
+    made: u64,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,7 @@ struct Refused {
 
 impl Upstream {
     pub(crate) fn new(config: UpstreamConfig) -> Self {
-        Self { config, current: None, refused: None }
+        Self { config, current: None, refused: None, made: 0 }
     }
 
     /// The address that it was given.
@@ -165,7 +167,20 @@ impl Upstream {
         let (channel, life) = channel::connect(&self.config, materials.as_ref()).await?;
         self.current = Some(Current { channel: channel.clone(), life, materials });
         self.refused = None;
+        self.made += 1;
         Ok(channel)
+    }
+
+    /// The number of the connection that the last channel belongs to.
+    pub(crate) fn connection(&self) -> u64 {
+        self.made
+    }
+
+    /// Makes no more calls over a connection that went silent; calls that are out go on. A later connection is kept.
+    pub(crate) fn abandon(&mut self, connection: u64) {
+        if self.made == connection {
+            self.current = None;
+        }
     }
 
     /// Puts on a call what lets the node in. The token is read now.

@@ -7,6 +7,7 @@ pub mod ca;
 pub mod certs;
 pub mod cni;
 pub mod config;
+pub mod crl;
 pub mod edit;
 pub mod grpc;
 mod http;

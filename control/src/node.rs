@@ -8,16 +8,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use halo_core::demand::Question;
 use halo_core::snapshot::{Mesh, Snapshot};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::admin::{AdminService, Node};
-use crate::ca::{CaError, EmbeddedCa};
+use crate::ca::client::RemoteCa;
+use crate::ca::{Authority, CaError, EmbeddedCa};
 use crate::certs::{self, CertificateView, CertificatesSetup};
-use crate::config::Config;
+use crate::config::{CaSource, Config};
+use crate::crl;
 use crate::http;
 use crate::local::Defaults;
 use crate::metrics::MetricsService;
@@ -63,20 +66,29 @@ pub struct NodeAddresses {
 }
 
 /// Runs a node until `shutdown` or `/quitquitquit`, then drains the shards and returns. Must run on a tokio runtime with
-/// I/O and time. Signals belong to the caller.
-pub async fn run(config: Config, shards: impl Shards, shutdown: impl Future) -> Result<(), NodeError> {
-    run_with(config, shards, shutdown, |_| ()).await
+/// I/O and time. Signals belong to the caller. `questions` is what the shards ask.
+pub async fn run(
+    config: Config,
+    shards: impl Shards,
+    questions: mpsc::Receiver<Question>,
+    shutdown: impl Future,
+) -> Result<(), NodeError> {
+    run_with(config, shards, questions, shutdown, |_| ()).await
 }
 
 /// Like [`run`]; tells the addresses once its servers listen, which is of use when a port is 0.
 pub async fn run_with(
     config: Config,
     shards: impl Shards,
+    questions: mpsc::Receiver<Question>,
     shutdown: impl Future,
     listening: impl FnOnce(NodeAddresses),
 ) -> Result<(), NodeError> {
     let servers = Servers::bind(&config).await?;
     let authority = authority(&config)?;
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let addresses = servers.addresses;
     let mut parts = Parts::default();
     let (node, zds) = start(config, shards.clone(), authority, &mut parts);
@@ -100,14 +112,20 @@ pub async fn run_with(
     shards.drain().await;
     info!("drained");
     parts.shutdown().await;
+    // The embedded authority and the local file are never short of an answer, so nobody reads the questions.
+    drop(questions);
     end
 }
 
-fn authority(config: &Config) -> Result<EmbeddedCa, CaError> {
-    match &config.ca_dir {
-        Some(directory) => EmbeddedCa::in_directory(directory, &config.trust_domain, SystemTime::now()),
-        None => EmbeddedCa::in_memory(&config.trust_domain, SystemTime::now()),
-    }
+fn authority(config: &Config) -> Result<Authority, CaError> {
+    let (domain, now) = (&config.trust_domain, SystemTime::now());
+    Ok(match &config.ca {
+        CaSource::Directory(directory) => {
+            Authority::Embedded(EmbeddedCa::in_directory(directory, domain, now)?)
+        }
+        CaSource::Memory => Authority::Embedded(EmbeddedCa::in_memory(domain, now)?),
+        CaSource::Remote(upstream) => Authority::Remote(RemoteCa::at(upstream.clone())),
+    })
 }
 
 /// The node's servers, bound.
@@ -140,7 +158,7 @@ async fn listen(server: &'static str, address: SocketAddr) -> Result<(TcpListene
 fn start<S: Shards>(
     config: Config,
     shards: S,
-    authority: EmbeddedCa,
+    authority: Authority,
     parts: &mut Parts,
 ) -> (Arc<Node<S>>, AbortHandle) {
     let mesh = Mesh {
@@ -166,9 +184,14 @@ fn start<S: Shards>(
         trust_domain: trust_domain.clone(),
         publisher: publisher.clone(),
         pods: pods.clone(),
+        questions: mpsc::channel(1).1,
         view,
+        totals: Arc::default(),
     };
     parts.spawn("certificate keeper", certs::run(setup));
+    if let Some(path) = config.crl_path.clone() {
+        parts.spawn("revocations", crl::run(path, publisher.clone(), crl::SETTLE));
+    }
     let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
     let client = ZdsClient::new(config.zds_path.clone(), shards.clone(), shown);
     let zds = parts.spawn("ZDS client", client.run());

@@ -26,7 +26,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// TCP keepalive: idle time before the first probe, time between probes, and probes that may be lost.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(300), Duration::from_secs(75), 9);
-/// HTTP/2 PING after this much time without a frame, and the time for its answer.
+/// HTTP/2 PING after this much time without a frame while a call is open, and the time for its answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
 /// Whether a connection is there still.
@@ -85,10 +85,8 @@ fn endpoint(address: &str) -> Result<(Endpoint, String, u16), UpstreamError> {
         (None, Some("http")) => 80,
         (None, _) => return Err(wrong()),
     };
-    let endpoint = Endpoint::from(uri)
-        .http2_keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1)
-        .keep_alive_while_idle(true);
+    // Servers take PINGs without a call for abuse (gRPC, "Client-side Keepalive"), so an idle connection sends none.
+    let endpoint = Endpoint::from(uri).http2_keep_alive_interval(PING.0).keep_alive_timeout(PING.1);
     Ok((endpoint, host, port))
 }
 

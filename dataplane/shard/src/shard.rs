@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use halo_core::certificate::Certificate;
 use halo_core::counters::Counters;
+use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
 use halo_core::outcome::Reason;
@@ -20,6 +21,7 @@ use halo_core::workload::Workload;
 
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
+use crate::demand::{Demand, Missing, REFUSED_MS};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::{Pod, Seat};
@@ -76,6 +78,7 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<Counters>,
     pub(crate) place: Place,
     pub(crate) refusals: Refusals,
+    pub(crate) demand: Demand,
 }
 
 impl std::ops::Deref for Shard {
@@ -162,6 +165,7 @@ impl Shard {
             self.close_tunnels_to_the_gone(&snapshot);
         }
         self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
+        self.demand.generation();
         self.changed.notify();
     }
 
@@ -217,27 +221,53 @@ impl Shard {
         resolve::local_workload(snapshot, &pod.namespace, &pod.name, &pod.service_account)
     }
 
-    /// Waits until `find` finds something in a generation, at most as long as a lookup may take.
-    pub(crate) async fn wait_for<T>(&self, mut find: impl FnMut(&Rc<Snapshot>) -> Option<T>) -> Option<T> {
-        let snapshot = self.snapshot();
-        if let Some(found) = find(&snapshot) {
-            return Some(found);
-        }
+    /// Waits until `find` finds something in a generation, at most as long as a lookup may take and while the pod is on
+    /// the node. What `find` has a question about is asked for.
+    ///
+    /// # Errors
+    /// What was missing to the end.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        pod: &Pod,
+        mut find: impl FnMut(&Rc<Snapshot>) -> Result<T, Missing>,
+    ) -> Result<T, Reason> {
+        let mut missing = match find(&self.snapshot()) {
+            Ok(found) => return Ok(found),
+            Err(missing) => missing,
+        };
         self.counters.lookups.increment();
+        let mut waiting = self.demand.enter();
         let found = ring::within_ms(self.limits.lookup_ms_max, async {
             loop {
-                self.changed.next().await;
-                let snapshot = self.snapshot();
-                if let Some(found) = find(&snapshot) {
-                    return found;
+                if pod.is_gone() {
+                    return Err(Reason::WorkloadGone);
+                }
+                match waiting.need(missing.question.take(), ring::now_ms()) {
+                    true => drop(ring::within_ms(REFUSED_MS, self.changed.next()).await),
+                    false => self.changed.next().await,
+                }
+                match find(&self.snapshot()) {
+                    Ok(found) => return Ok(found),
+                    Err(still) => missing = still,
                 }
             }
         });
         let found = found.await;
-        if found.is_none() {
+        found.unwrap_or_else(|| {
             self.counters.lookups_expired.increment();
-        }
-        found
+            Err(missing.reason)
+        })
+    }
+
+    /// The TLS configuration of an identity.
+    ///
+    /// # Errors
+    /// Its certificate is missing, unusable or expired; the question asks for one.
+    pub(crate) fn own_tls(&self, snapshot: &Snapshot, identity: &Identity) -> Result<Rc<TlsConfig>, Missing> {
+        self.tls_of(snapshot, identity).ok_or_else(|| Missing {
+            reason: Reason::NoCertificate,
+            question: Some(Question::Certificate(identity.clone())),
+        })
     }
 
     /// The TLS configuration of an identity; `None` while its certificate is missing, unusable or expired.
@@ -299,6 +329,8 @@ impl Shard {
             tunnel.abort(Reason::WorkloadGone);
         }
         self.pool_changed.notify();
+        // What waits for an answer waits no longer.
+        self.changed.notify();
         self.place.leave(&pod.netns);
     }
 

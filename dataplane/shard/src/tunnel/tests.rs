@@ -15,6 +15,7 @@ use halo_core::workload::Workload;
 
 use super::*;
 use crate::conn::{Original, Parties};
+use crate::demand::Demand;
 use crate::netns::Place;
 use crate::pod;
 use crate::refusal::Refusals;
@@ -38,6 +39,7 @@ fn shard() -> Rc<Shard> {
         place: Place::home().unwrap(),
         ipv6: true,
         refusals: Refusals::new(mpsc::sync_channel(1).0),
+        demand: Demand::new(Arc::new(|_| true), Arc::default(), 5_000),
     });
     shard.spawn(shard.timers.clone().run());
     shard

@@ -14,6 +14,7 @@ mod peer;
 mod rig;
 
 mod cuts;
+mod demand;
 mod descriptors;
 mod drain;
 mod inbound;

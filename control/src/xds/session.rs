@@ -81,6 +81,20 @@ struct Subscription {
     opened: bool,
     /// Whether a response was taken whole, ever.
     synced: bool,
+    /// Whether the stream's first response says all there is, since the server was not told what is held.
+    whole: bool,
+}
+
+impl Subscription {
+    /// Takes away what a response does not name, if it says all there is.
+    fn sweep(&mut self, response: &DeltaDiscoveryResponse) -> Vec<MeshEdit> {
+        if !std::mem::take(&mut self.whole) {
+            return Vec::new();
+        }
+        let named = response.resources.iter().map(|resource| resource.name.as_str()).collect();
+        let gone = self.held.except(&named);
+        gone.iter().filter_map(|name| self.held.remove(name)).map(Thing::removal).collect()
+    }
 }
 
 /// The client of one control plane.
@@ -98,6 +112,8 @@ pub(crate) struct Session {
     policies: Subscription,
     /// What is asked for, unless everything is.
     demands: Option<Demands>,
+    /// Whether the next stream does not say what is held.
+    silent: bool,
     replies: VecDeque<Reply>,
     interner: Interner,
     /// Shared texts that the last sweep left.
@@ -118,6 +134,7 @@ impl Session {
             addresses: Subscription::default(),
             policies: Subscription::default(),
             demands,
+            silent: false,
             replies: VecDeque::new(),
             interner: Interner::default(),
             swept: 0,
@@ -137,6 +154,15 @@ impl Session {
         self.replies.clear();
         self.addresses.opened = false;
         self.policies.opened = false;
+    }
+
+    /// The server refused the stream's first request for its size. The next stream does not say what is held: it begins
+    /// as if nothing were, and what its first responses do not name is taken away. Such servers send all there is in
+    /// one response.
+    ///
+    /// Where resources are subscribed one by one nothing can be left unsaid, as no response says all there is.
+    pub(crate) fn too_large(&mut self) {
+        self.silent = self.demands.is_none();
     }
 
     /// Types of which nothing has been taken whole yet. Where everything is asked for piece by piece, there may be
@@ -162,11 +188,9 @@ impl Session {
             return None;
         }
         if !self.addresses.opened {
-            self.addresses.opened = true;
             return Some(self.first(ADDRESS_TYPE));
         }
         if !self.policies.opened {
-            self.policies.opened = true;
             return Some(self.first(AUTHORIZATION_TYPE));
         }
         if let Some(reply) = self.replies.pop_front() {
@@ -201,17 +225,21 @@ impl Session {
             type_url: type_url.into(),
             ..DeltaDiscoveryRequest::default()
         };
-        if type_url == ADDRESS_TYPE {
-            request.initial_resource_versions = self.addresses.held.versions();
-            if let Some(demands) = &mut self.demands {
-                demands.restart();
-                request.resource_names_subscribe = demands.take_subscribe(KEYS_PER_REQUEST);
-                // A first request without names would be a wish for everything.
-                request.resource_names_unsubscribe = vec!["*".into()];
-            }
-        } else {
-            request.initial_resource_versions = self.policies.held.versions();
+        let addresses = type_url == ADDRESS_TYPE;
+        let subscription = if addresses { &mut self.addresses } else { &mut self.policies };
+        subscription.opened = true;
+        subscription.whole = self.silent;
+        if !self.silent {
+            request.initial_resource_versions = subscription.held.versions();
         }
+        if let Some(demands) = self.demands.as_mut().filter(|_| addresses) {
+            demands.restart();
+            request.resource_names_subscribe = demands.take_subscribe(KEYS_PER_REQUEST);
+            // A first request without names would be a wish for everything.
+            request.resource_names_unsubscribe = vec!["*".into()];
+        }
+        // Policies are the second.
+        self.silent &= addresses;
         request
     }
 
@@ -220,6 +248,7 @@ impl Session {
         let mut push = Push::default();
         match response.type_url.as_str() {
             ADDRESS_TYPE => {
+                push.edits = self.addresses.sweep(&response);
                 for resource in response.resources {
                     let taken = self.take_address(&resource, &mut push.edits);
                     push.note(resource.name, taken);
@@ -231,6 +260,7 @@ impl Session {
                 self.addresses.synced |= push.rejected.is_empty();
             }
             AUTHORIZATION_TYPE => {
+                push.edits = self.policies.sweep(&response);
                 for resource in response.resources {
                     let taken = self.take_policy(&resource, &mut push.edits);
                     push.note(resource.name, taken);

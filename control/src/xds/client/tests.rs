@@ -143,8 +143,12 @@ async fn a_refused_resource_is_named_and_the_rest_is_in_force() {
     let expected = "bad: workload.uid is empty; expected the workload's key";
     assert_eq!(nack.error_detail.map(|status| (status.code, status.message)), Some((0, expected.into())));
     assert_eq!(bench.uids(), ["a".into()]);
-    let status = bench.status_where(|status| status.counters.session.rejected == 1).await;
+    let refused = |status: &XdsStatus| status.error.as_ref().is_some_and(|error| error.contains("refused"));
+    let status = bench.status_where(refused).await;
+    assert_eq!(status.counters.session.rejected, 1);
     assert!(!status.synced);
+    let error = "connected; 1 of the last push of istio.workload.Address refused, first ";
+    assert_eq!(status.error, Some(format!("{error}{expected}").into()));
     stream.send(push("n2", vec![workload("bad", "2")])).await;
     assert_eq!(stream.request().await.error_detail, None);
     bench.status_where(|status| status.synced).await;
@@ -165,6 +169,25 @@ async fn the_next_stream_says_what_is_held() {
     assert_eq!(bench.uids(), ["a".into()]);
     let status = bench.status_where(|status| status.connected).await;
     assert_eq!(status.counters.terminations.complete, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_will_not_read_what_is_held_sends_everything() {
+    let mut server = Server::start().await;
+    let bench = Bench::start(&server.address(), false);
+    let mut stream = server.stream().await;
+    opened(&mut stream).await;
+    stream.send(push("n1", vec![workload("a", "1"), workload("b", "1")])).await;
+    stream.request().await;
+    drop(stream);
+    let refusal = "grpc: received message larger than max (5000000 vs. 4194304)";
+    server.stream().await.end(Some(Status::resource_exhausted(refusal))).await;
+    let mut stream = server.stream().await;
+    let first = opened(&mut stream).await;
+    assert!(first.initial_resource_versions.is_empty());
+    stream.send(push("n1", vec![workload("b", "1"), workload("c", "1")])).await;
+    stream.request().await;
+    assert_eq!(bench.uids(), ["b".into(), "c".into()]);
 }
 
 #[tokio::test]

@@ -186,6 +186,47 @@ fn a_name_that_makes_something_else_removes_what_it_made() {
 }
 
 #[test]
+fn a_stream_that_does_not_say_what_is_held_takes_away_what_it_is_not_sent() {
+    play(
+        Scope::Wildcard,
+        "
+        connect
+        > address first
+        > policy first
+        < address n1
+            w c1//Pod/a/x@1
+            w c1//Pod/a/y@1
+        = +w c1//Pod/a/x
+        = +w c1//Pod/a/y
+        > address ack n1
+        < policy n2
+            p a/p@1
+        = +p a/p
+        > policy ack n2
+        disconnect
+        too-large
+        connect
+        > address first
+        > policy first
+        < address n1
+            w c1//Pod/a/y@1
+        = -w c1//Pod/a/x
+        = +w c1//Pod/a/y
+        > address ack n1
+        < address n2
+        > address ack n2
+        < policy n3
+        = -p a/p
+        > policy ack n3
+        disconnect
+        connect
+        > address first have=c1//Pod/a/y@1
+        > policy first
+        ",
+    );
+}
+
+#[test]
 fn a_response_of_a_type_that_nobody_asked_for_is_acknowledged_and_counted() {
     let session = play(
         Scope::Wildcard,

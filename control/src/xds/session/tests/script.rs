@@ -43,6 +43,7 @@ fn step(session: &mut Session, word: &str, rest: &str) -> Vec<MeshEdit> {
     match word {
         "connect" => session.connected(),
         "disconnect" => session.disconnected(),
+        "too-large" => session.too_large(),
         "silent" => assert_eq!(session.poll_request().map(|request| shown(&request)), None),
         "missing" => {
             let missing: Vec<_> = session.missing().map(|url| url.rsplit('/').next().unwrap()).collect();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use halo_core::demand::Question;
 use halo_core::net::NetworkAddress;
 use halo_core::service::Service;
-use halo_core::workload::{Gateway, GatewayDestination, Workload};
+use halo_core::workload::{Gateway, GatewayDestination, NetworkMode, Workload};
 
 use crate::edit::MeshEdit;
 
@@ -353,7 +353,10 @@ fn gateway(gateway: &Gateway) -> Question {
 fn workload_keys(workload: &Workload, keys: &mut Vec<Arc<str>>) {
     keys.push(workload.uid.clone());
     let address = |ip| NetworkAddress { network: workload.network.clone(), ip };
-    keys.extend(workload.addresses.iter().map(|ip| address(*ip).to_string().into()));
+    // Nobody finds a workload by an address that it shares with its node; something else may answer to that.
+    if workload.network_mode == NetworkMode::Standard {
+        keys.extend(workload.addresses.iter().map(|ip| address(*ip).to_string().into()));
+    }
     if !workload.hostname.is_empty() {
         keys.push(format!("{}/{}", workload.namespace, workload.hostname).into());
     }

@@ -350,6 +350,32 @@ fn a_refused_resource_answers_nothing() {
 }
 
 #[test]
+fn a_workload_that_shares_its_nodes_address_answers_no_question_about_that() {
+    play(
+        Scope::OnDemand { keys_max: 10 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        ask n1/10.0.0.1
+        ask a/h
+        > address sub=a/h,n1/10.0.0.1
+        < address n1
+            w c1//Pod/a/x@1 ip=n1/10.0.0.1 mode=host serves=a/h
+            s a/h@1
+        = +w c1//Pod/a/x
+        = +s a/h
+        = answered a/h
+        > address ack n1
+        < address n2
+            gone n1/10.0.0.1
+        = answered n1/10.0.0.1
+        > address ack n2
+        ",
+    );
+}
+
+#[test]
 fn every_key_is_subscribed_again_on_the_next_stream() {
     play(
         Scope::OnDemand { keys_max: 10 },

@@ -2,6 +2,7 @@
 //! are edits that the line before them caused, in order; all other lines are what happens. Nothing may be left over.
 
 use halo_core::policy::{Action, Policy};
+use halo_core::workload::NetworkMode;
 
 use super::*;
 
@@ -103,6 +104,9 @@ fn workload<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Workload
     if let Some(address) = value("ip").map(address) {
         workload.addresses.push(address.ip);
         workload.network = address.network;
+    }
+    if value("mode") == Some("host") {
+        workload.network_mode = NetworkMode::HostNetwork;
     }
     workload.services.extend(value("serves").map(|key| (service_key(key), Default::default())));
     workload.waypoint = value("waypoint").map(gateway);

@@ -15,6 +15,9 @@ use halo_core::workload::{Gateway, GatewayDestination, NetworkMode, Workload};
 
 use crate::edit::MeshEdit;
 
+/// Bytes of a key that somebody asks about: control planes refuse longer ones, and with them the stream.
+const KEY_LEN_MAX: usize = 1024;
+
 /// A subscription.
 #[derive(Debug, Default)]
 struct Key {
@@ -41,7 +44,7 @@ struct Resource {
 pub(super) enum Asked {
     /// The key is subscribed, or was already.
     Taken,
-    /// There are too many keys.
+    /// There are too many keys, or it is no key that a control plane takes.
     Refused,
 }
 
@@ -76,7 +79,7 @@ impl Demands {
         Self { keys_max, ..Self::default() }
     }
 
-    /// The first request of a stream is made, by which nothing is subscribed yet: everything is to be subscribed.
+    /// A stream begins, on which nothing is subscribed yet.
     pub(super) fn restart(&mut self) {
         self.unsubscribe.clear();
         self.subscribe = self.keys.keys().cloned().collect();
@@ -97,7 +100,8 @@ impl Demands {
         let Some(text) = text(&question) else {
             return (Asked::Taken, Vec::new());
         };
-        if !self.keys.contains_key(&text) && self.keys.len() >= self.keys_max {
+        let room = self.keys.len() < self.keys_max && text.len() <= KEY_LEN_MAX;
+        if !room && !self.keys.contains_key(&text) {
             return (Asked::Refused, Vec::new());
         }
         let known = self.by_key.contains_key(&text);

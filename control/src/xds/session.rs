@@ -20,9 +20,10 @@ use crate::wire::{self, Address, Interner};
 #[cfg(test)]
 mod tests;
 
-/// Keys that may be subscribed on demand.
-pub(crate) const KEYS_MAX: usize = 100_000;
-/// Keys that one request subscribes or unsubscribes: servers commonly take requests of up to 4 MiB.
+/// Keys that questions may subscribe. Control planes bound what one stream subscribes, ours to 65 536, and what the
+/// node's pods lead to comes on top.
+pub(crate) const KEYS_MAX: usize = 60_000;
+/// Keys that a request subscribes or unsubscribes, but for a stream's first.
 const KEYS_PER_REQUEST: usize = 5000;
 /// Refused resources that a NACK names.
 const NACK_NAMES_MAX: usize = 100;
@@ -86,14 +87,12 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// Takes away what a response does not name, if it says all there is.
-    fn sweep(&mut self, response: &DeltaDiscoveryResponse) -> Vec<MeshEdit> {
+    /// The names that a response takes away by not naming them.
+    fn unnamed(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
         if !std::mem::take(&mut self.whole) {
             return Vec::new();
         }
-        let named = response.resources.iter().map(|resource| resource.name.as_str()).collect();
-        let gone = self.held.except(&named);
-        gone.iter().filter_map(|name| self.held.remove(name)).map(Thing::removal).collect()
+        self.held.except(&response.resources.iter().map(|resource| resource.name.as_str()).collect())
     }
 }
 
@@ -157,12 +156,10 @@ impl Session {
     }
 
     /// The server refused the stream's first request for its size. The next stream does not say what is held: it begins
-    /// as if nothing were, and what its first responses do not name is taken away. Such servers send all there is in
-    /// one response.
-    ///
-    /// Where resources are subscribed one by one nothing can be left unsaid, as no response says all there is.
+    /// as if nothing were, and what its first responses do not name is taken away. Such servers answer the first request
+    /// with all there is to it.
     pub(crate) fn too_large(&mut self) {
-        self.silent = self.demands.is_none();
+        self.silent = true;
     }
 
     /// Types of which nothing has been taken whole yet. Where everything is asked for piece by piece, there may be
@@ -234,7 +231,8 @@ impl Session {
         }
         if let Some(demands) = self.demands.as_mut().filter(|_| addresses) {
             demands.restart();
-            request.resource_names_subscribe = demands.take_subscribe(KEYS_PER_REQUEST);
+            // All of them: a server takes back what is held and no key of the first request leads to.
+            request.resource_names_subscribe = demands.take_subscribe(usize::MAX);
             // A first request without names would be a wish for everything.
             request.resource_names_unsubscribe = vec!["*".into()];
         }
@@ -248,7 +246,9 @@ impl Session {
         let mut push = Push::default();
         match response.type_url.as_str() {
             ADDRESS_TYPE => {
-                push.edits = self.addresses.sweep(&response);
+                for name in self.addresses.unnamed(&response) {
+                    self.remove_address(&name, &mut push.edits);
+                }
                 for resource in response.resources {
                     let taken = self.take_address(&resource, &mut push.edits);
                     push.note(resource.name, taken);
@@ -260,7 +260,9 @@ impl Session {
                 self.addresses.synced |= push.rejected.is_empty();
             }
             AUTHORIZATION_TYPE => {
-                push.edits = self.policies.sweep(&response);
+                for name in self.policies.unnamed(&response) {
+                    push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
+                }
                 for resource in response.resources {
                     let taken = self.take_policy(&resource, &mut push.edits);
                     push.note(resource.name, taken);

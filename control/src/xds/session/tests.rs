@@ -417,18 +417,32 @@ fn keys_beyond_the_bound_are_refused_and_counted() {
 }
 
 #[test]
-fn many_keys_are_subscribed_in_several_requests() {
+fn many_keys_are_subscribed_in_several_requests_but_for_the_streams_first() {
     let mut session = Session::new(Node::default(), "c1".into(), Scope::OnDemand { keys_max: KEYS_MAX });
-    // A key more than two requests hold, none of which is checked against all others.
+    // A key more than two requests hold; asked past the session, which would check all of them each time.
     let demands = session.demands.as_mut().unwrap();
     for number in 0..=2 * KEYS_PER_REQUEST {
         demands.ask(Question::Service(ServiceKey::new("a", &format!("h{number}"))));
     }
     session.connected();
-    let requests: Vec<_> = std::iter::from_fn(|| session.poll_request()).collect();
-    let counts: Vec<_> = requests.iter().map(|request| request.resource_names_subscribe.len()).collect();
-    assert_eq!(counts, [KEYS_PER_REQUEST, 0, KEYS_PER_REQUEST, 1]);
-    assert_eq!(requests[0].resource_names_unsubscribe, ["*"]);
+    let first = session.poll_request().unwrap();
+    assert_eq!(first.resource_names_subscribe.len(), 2 * KEYS_PER_REQUEST + 1);
+    assert_eq!(first.resource_names_unsubscribe, ["*"]);
+    let _policies = session.poll_request().unwrap();
+    let demands = session.demands.as_mut().unwrap();
+    for number in 0..=2 * KEYS_PER_REQUEST {
+        demands.ask(Question::Service(ServiceKey::new("b", &format!("h{number}"))));
+    }
+    let requests = std::iter::from_fn(|| session.poll_request());
+    let counts: Vec<_> = requests.map(|request| request.resource_names_subscribe.len()).collect();
+    assert_eq!(counts, [KEYS_PER_REQUEST, KEYS_PER_REQUEST, 1]);
+}
+
+#[test]
+fn a_key_that_control_planes_do_not_take_is_refused() {
+    let mut session = Session::new(Node::default(), "c1".into(), Scope::OnDemand { keys_max: 10 });
+    assert!(session.demand(Question::Service(ServiceKey::new("a", &"h".repeat(1023)))).is_empty());
+    assert_eq!(session.counters().demands_refused, 1);
 }
 
 #[test]

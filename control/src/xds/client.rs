@@ -1,6 +1,7 @@
 //! Keeps a stream to the control plane for ever. What comes over it is judged by [`Session`]; this module sends,
 //! publishes, waits and counts.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -38,8 +39,15 @@ pub(crate) async fn run(setup: XdsSetup) {
     let scope = if on_demand { Scope::OnDemand { keys_max: KEYS_MAX } } else { Scope::Wildcard };
     let session = Session::new(node, cluster, scope);
     let inputs = Inputs { questions: Some(questions), pods: Some(pods) };
-    let mut client =
-        Client { session, publisher, inputs, status, told: Told::default(), backoff: Backoff::default() };
+    let mut client = Client {
+        session,
+        publisher,
+        inputs,
+        status,
+        told: Told::default(),
+        backoff: Backoff::default(),
+        refused: BTreeMap::new(),
+    };
     let ended = async {
         client.take_pods().await?;
         loop {
@@ -114,6 +122,8 @@ struct Client {
     status: watch::Sender<XdsStatus>,
     told: Told,
     backoff: Backoff,
+    /// What was refused of the last response of each type.
+    refused: BTreeMap<&'static str, String>,
 }
 
 impl Client {
@@ -221,24 +231,38 @@ impl Client {
     /// Puts a response in force, as one generation.
     async fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<(), PublisherGone> {
         let bytes = response.encoded_len() as u64;
+        let mut type_url = None;
         self.status.send_modify(|status| {
             let counters = &mut status.counters;
             let Received { messages, bytes: total } = match response.type_url.as_str() {
-                ADDRESS_TYPE => &mut counters.addresses,
-                AUTHORIZATION_TYPE => &mut counters.policies,
+                ADDRESS_TYPE => {
+                    type_url = Some(ADDRESS_TYPE);
+                    &mut counters.addresses
+                }
+                AUTHORIZATION_TYPE => {
+                    type_url = Some(AUTHORIZATION_TYPE);
+                    &mut counters.policies
+                }
                 _ => &mut counters.others,
             };
             *messages += 1;
             *total += bytes;
         });
-        if response.type_url != ADDRESS_TYPE && response.type_url != AUTHORIZATION_TYPE {
-            self.tell(
-                "a response was passed over",
-                &format!("nobody asked for the type {:?}", response.type_url),
-            );
+        if type_url.is_none() {
+            let reason = format!("nobody asked for the type {:?}", response.type_url);
+            self.tell("a response is passed over", &reason);
         }
         let Push { edits, rejected } = self.session.handle_response(response);
-        for (name, reason) in &rejected {
+        if let Some(type_url) = type_url {
+            self.note_refused(type_url, &rejected);
+        }
+        self.publish(edits).await?;
+        self.report_connected();
+        Ok(())
+    }
+
+    fn note_refused(&mut self, type_url: &'static str, rejected: &[(String, String)]) {
+        for (name, reason) in rejected {
             if let Some(left_out) = self.told.now(reason, Instant::now()) {
                 warn!(
                     name,
@@ -246,9 +270,15 @@ impl Client {
                 );
             }
         }
-        self.publish(edits).await?;
-        self.report_connected();
-        Ok(())
+        match rejected {
+            [] => drop(self.refused.remove(type_url)),
+            [(name, reason), ..] => {
+                let (count, short) = (rejected.len(), short(type_url));
+                let text =
+                    format!("connected; {count} of the last push of {short} refused, first {name}: {reason}");
+                self.refused.insert(type_url, text);
+            }
+        }
     }
 
     async fn publish(&mut self, edits: Vec<MeshEdit>) -> Result<(), PublisherGone> {
@@ -265,6 +295,9 @@ impl Client {
     /// Records how a stream ended, and what that means for the next one.
     fn settle(&mut self, end: End) {
         let restart = end.result.as_ref().is_err_and(is_restart);
+        if !end.received && end.result.as_ref().is_err_and(is_too_large) {
+            self.session.too_large();
+        }
         self.backoff.ended(end.lasted, end.received || restart);
         self.status.send_modify(|status| {
             let terminations = &mut status.counters.terminations;
@@ -284,17 +317,15 @@ impl Client {
     fn report_connected(&self) {
         let synced = self.session.synced();
         let missing: Vec<_> = self.session.missing().map(short).collect();
-        let waited = match missing.as_slice() {
-            [] => None,
-            missing => {
-                Some(format!("connected; waiting for the first push of {}", missing.join(" and ")).into())
-            }
-        };
+        let waited = || Some(format!("connected; waiting for the first push of {}", missing.join(" and ")));
+        let error =
+            self.refused.values().next().cloned().or_else(|| waited().filter(|_| !missing.is_empty()));
         self.status.send_if_modified(|status| {
-            let news = !status.connected || status.synced != synced || status.error != waited;
+            let news =
+                !status.connected || status.synced != synced || status.error.as_deref() != error.as_deref();
             status.connected = true;
             status.synced = synced;
-            status.error = waited;
+            status.error = error.map(Into::into);
             news
         });
     }
@@ -347,7 +378,14 @@ fn is_restart(status: &Status) -> bool {
     }
 }
 
+/// Whether a server would not read a request because of its size.
+fn is_too_large(status: &Status) -> bool {
+    let text = status.message();
+    matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange)
+        && (text.contains("larger than max") || text.contains("too large"))
+}
+
 /// A type URL without what all have in common.
-fn short(type_url: &'static str) -> &'static str {
+fn short(type_url: &str) -> &str {
     type_url.strip_prefix("type.googleapis.com/").unwrap_or(type_url)
 }

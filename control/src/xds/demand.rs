@@ -11,9 +11,12 @@ use std::sync::Arc;
 use halo_core::demand::Question;
 use halo_core::net::NetworkAddress;
 use halo_core::service::Service;
-use halo_core::workload::{Gateway, GatewayDestination, Workload};
+use halo_core::workload::{Gateway, GatewayDestination, NetworkMode, Workload};
 
 use crate::edit::MeshEdit;
+
+/// Bytes of a key that somebody asks about: control planes refuse longer ones, and with them the stream.
+const KEY_LEN_MAX: usize = 1024;
 
 /// A subscription.
 #[derive(Debug, Default)]
@@ -41,7 +44,7 @@ struct Resource {
 pub(super) enum Asked {
     /// The key is subscribed, or was already.
     Taken,
-    /// There are too many keys.
+    /// There are too many keys, or it is no key that a control plane takes.
     Refused,
 }
 
@@ -76,7 +79,7 @@ impl Demands {
         Self { keys_max, ..Self::default() }
     }
 
-    /// The first request of a stream is made, by which nothing is subscribed yet: everything is to be subscribed.
+    /// A stream begins, on which nothing is subscribed yet.
     pub(super) fn restart(&mut self) {
         self.unsubscribe.clear();
         self.subscribe = self.keys.keys().cloned().collect();
@@ -97,7 +100,8 @@ impl Demands {
         let Some(text) = text(&question) else {
             return (Asked::Taken, Vec::new());
         };
-        if !self.keys.contains_key(&text) && self.keys.len() >= self.keys_max {
+        let room = self.keys.len() < self.keys_max && text.len() <= KEY_LEN_MAX;
+        if !room && !self.keys.contains_key(&text) {
             return (Asked::Refused, Vec::new());
         }
         let known = self.by_key.contains_key(&text);
@@ -354,7 +358,10 @@ fn gateway(gateway: &Gateway) -> Question {
 fn workload_keys(workload: &Workload, keys: &mut Vec<Arc<str>>) {
     keys.push(workload.uid.clone());
     let address = |ip| NetworkAddress { network: workload.network.clone(), ip };
-    keys.extend(workload.addresses.iter().map(|ip| address(*ip).to_string().into()));
+    // Nobody finds a workload by an address that it shares with its node; something else may answer to that.
+    if workload.network_mode == NetworkMode::Standard {
+        keys.extend(workload.addresses.iter().map(|ip| address(*ip).to_string().into()));
+    }
     if !workload.hostname.is_empty() {
         keys.push(format!("{}/{}", workload.namespace, workload.hostname).into());
     }

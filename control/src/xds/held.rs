@@ -4,7 +4,7 @@
 //! A mesh has 200 000 names, so a name costs little: where it is the key of what it made, as control planes have it,
 //! the entry says no more than that, and the name is the workload's own text.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use halo_core::service::ServiceKey;
@@ -138,6 +138,11 @@ impl Held {
         let made = self.made(name);
         self.names.remove(name);
         made.inspect(|thing| drop(self.elsewhere.remove(thing)))
+    }
+
+    /// The names that are not among these.
+    pub(super) fn except(&self, names: &HashSet<&str>) -> Vec<Arc<str>> {
+        self.names.keys().filter(|name| !names.contains(&***name)).cloned().collect()
     }
 
     /// Names with the versions last accepted.

@@ -20,9 +20,10 @@ use crate::wire::{self, Address, Interner};
 #[cfg(test)]
 mod tests;
 
-/// Keys that may be subscribed on demand.
-pub(crate) const KEYS_MAX: usize = 100_000;
-/// Keys that one request subscribes or unsubscribes: servers commonly take requests of up to 4 MiB.
+/// Keys that questions may subscribe. Control planes bound what one stream subscribes, ours to 65 536, and what the
+/// node's pods lead to comes on top.
+pub(crate) const KEYS_MAX: usize = 60_000;
+/// Keys that a request subscribes or unsubscribes, but for a stream's first.
 const KEYS_PER_REQUEST: usize = 5000;
 /// Refused resources that a NACK names.
 const NACK_NAMES_MAX: usize = 100;
@@ -81,6 +82,18 @@ struct Subscription {
     opened: bool,
     /// Whether a response was taken whole, ever.
     synced: bool,
+    /// Whether the stream's first response says all there is, since the server was not told what is held.
+    whole: bool,
+}
+
+impl Subscription {
+    /// The names that a response takes away by not naming them.
+    fn unnamed(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
+        if !std::mem::take(&mut self.whole) {
+            return Vec::new();
+        }
+        self.held.except(&response.resources.iter().map(|resource| resource.name.as_str()).collect())
+    }
 }
 
 /// The client of one control plane.
@@ -98,6 +111,8 @@ pub(crate) struct Session {
     policies: Subscription,
     /// What is asked for, unless everything is.
     demands: Option<Demands>,
+    /// Whether the next stream does not say what is held.
+    silent: bool,
     replies: VecDeque<Reply>,
     interner: Interner,
     /// Shared texts that the last sweep left.
@@ -118,6 +133,7 @@ impl Session {
             addresses: Subscription::default(),
             policies: Subscription::default(),
             demands,
+            silent: false,
             replies: VecDeque::new(),
             interner: Interner::default(),
             swept: 0,
@@ -137,6 +153,13 @@ impl Session {
         self.replies.clear();
         self.addresses.opened = false;
         self.policies.opened = false;
+    }
+
+    /// The server refused the stream's first request for its size. The next stream does not say what is held: it begins
+    /// as if nothing were, and what its first responses do not name is taken away. Such servers answer the first request
+    /// with all there is to it.
+    pub(crate) fn too_large(&mut self) {
+        self.silent = true;
     }
 
     /// Types of which nothing has been taken whole yet. Where everything is asked for piece by piece, there may be
@@ -162,11 +185,9 @@ impl Session {
             return None;
         }
         if !self.addresses.opened {
-            self.addresses.opened = true;
             return Some(self.first(ADDRESS_TYPE));
         }
         if !self.policies.opened {
-            self.policies.opened = true;
             return Some(self.first(AUTHORIZATION_TYPE));
         }
         if let Some(reply) = self.replies.pop_front() {
@@ -201,17 +222,22 @@ impl Session {
             type_url: type_url.into(),
             ..DeltaDiscoveryRequest::default()
         };
-        if type_url == ADDRESS_TYPE {
-            request.initial_resource_versions = self.addresses.held.versions();
-            if let Some(demands) = &mut self.demands {
-                demands.restart();
-                request.resource_names_subscribe = demands.take_subscribe(KEYS_PER_REQUEST);
-                // A first request without names would be a wish for everything.
-                request.resource_names_unsubscribe = vec!["*".into()];
-            }
-        } else {
-            request.initial_resource_versions = self.policies.held.versions();
+        let addresses = type_url == ADDRESS_TYPE;
+        let subscription = if addresses { &mut self.addresses } else { &mut self.policies };
+        subscription.opened = true;
+        subscription.whole = self.silent;
+        if !self.silent {
+            request.initial_resource_versions = subscription.held.versions();
         }
+        if let Some(demands) = self.demands.as_mut().filter(|_| addresses) {
+            demands.restart();
+            // All of them: a server takes back what is held and no key of the first request leads to.
+            request.resource_names_subscribe = demands.take_subscribe(usize::MAX);
+            // A first request without names would be a wish for everything.
+            request.resource_names_unsubscribe = vec!["*".into()];
+        }
+        // Policies are the second.
+        self.silent &= addresses;
         request
     }
 
@@ -220,6 +246,9 @@ impl Session {
         let mut push = Push::default();
         match response.type_url.as_str() {
             ADDRESS_TYPE => {
+                for name in self.addresses.unnamed(&response) {
+                    self.remove_address(&name, &mut push.edits);
+                }
                 for resource in response.resources {
                     let taken = self.take_address(&resource, &mut push.edits);
                     push.note(resource.name, taken);
@@ -231,6 +260,9 @@ impl Session {
                 self.addresses.synced |= push.rejected.is_empty();
             }
             AUTHORIZATION_TYPE => {
+                for name in self.policies.unnamed(&response) {
+                    push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
+                }
                 for resource in response.resources {
                     let taken = self.take_policy(&resource, &mut push.edits);
                     push.note(resource.name, taken);

@@ -186,6 +186,47 @@ fn a_name_that_makes_something_else_removes_what_it_made() {
 }
 
 #[test]
+fn a_stream_that_does_not_say_what_is_held_takes_away_what_it_is_not_sent() {
+    play(
+        Scope::Wildcard,
+        "
+        connect
+        > address first
+        > policy first
+        < address n1
+            w c1//Pod/a/x@1
+            w c1//Pod/a/y@1
+        = +w c1//Pod/a/x
+        = +w c1//Pod/a/y
+        > address ack n1
+        < policy n2
+            p a/p@1
+        = +p a/p
+        > policy ack n2
+        disconnect
+        too-large
+        connect
+        > address first
+        > policy first
+        < address n1
+            w c1//Pod/a/y@1
+        = -w c1//Pod/a/x
+        = +w c1//Pod/a/y
+        > address ack n1
+        < address n2
+        > address ack n2
+        < policy n3
+        = -p a/p
+        > policy ack n3
+        disconnect
+        connect
+        > address first have=c1//Pod/a/y@1
+        > policy first
+        ",
+    );
+}
+
+#[test]
 fn a_response_of_a_type_that_nobody_asked_for_is_acknowledged_and_counted() {
     let session = play(
         Scope::Wildcard,
@@ -309,6 +350,32 @@ fn a_refused_resource_answers_nothing() {
 }
 
 #[test]
+fn a_workload_that_shares_its_nodes_address_answers_no_question_about_that() {
+    play(
+        Scope::OnDemand { keys_max: 10 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        ask n1/10.0.0.1
+        ask a/h
+        > address sub=a/h,n1/10.0.0.1
+        < address n1
+            w c1//Pod/a/x@1 ip=n1/10.0.0.1 mode=host serves=a/h
+            s a/h@1
+        = +w c1//Pod/a/x
+        = +s a/h
+        = answered a/h
+        > address ack n1
+        < address n2
+            gone n1/10.0.0.1
+        = answered n1/10.0.0.1
+        > address ack n2
+        ",
+    );
+}
+
+#[test]
 fn every_key_is_subscribed_again_on_the_next_stream() {
     play(
         Scope::OnDemand { keys_max: 10 },
@@ -350,18 +417,32 @@ fn keys_beyond_the_bound_are_refused_and_counted() {
 }
 
 #[test]
-fn many_keys_are_subscribed_in_several_requests() {
+fn many_keys_are_subscribed_in_several_requests_but_for_the_streams_first() {
     let mut session = Session::new(Node::default(), "c1".into(), Scope::OnDemand { keys_max: KEYS_MAX });
-    // A key more than two requests hold, none of which is checked against all others.
+    // A key more than two requests hold; asked past the session, which would check all of them each time.
     let demands = session.demands.as_mut().unwrap();
     for number in 0..=2 * KEYS_PER_REQUEST {
         demands.ask(Question::Service(ServiceKey::new("a", &format!("h{number}"))));
     }
     session.connected();
-    let requests: Vec<_> = std::iter::from_fn(|| session.poll_request()).collect();
-    let counts: Vec<_> = requests.iter().map(|request| request.resource_names_subscribe.len()).collect();
-    assert_eq!(counts, [KEYS_PER_REQUEST, 0, KEYS_PER_REQUEST, 1]);
-    assert_eq!(requests[0].resource_names_unsubscribe, ["*"]);
+    let first = session.poll_request().unwrap();
+    assert_eq!(first.resource_names_subscribe.len(), 2 * KEYS_PER_REQUEST + 1);
+    assert_eq!(first.resource_names_unsubscribe, ["*"]);
+    let _policies = session.poll_request().unwrap();
+    let demands = session.demands.as_mut().unwrap();
+    for number in 0..=2 * KEYS_PER_REQUEST {
+        demands.ask(Question::Service(ServiceKey::new("b", &format!("h{number}"))));
+    }
+    let requests = std::iter::from_fn(|| session.poll_request());
+    let counts: Vec<_> = requests.map(|request| request.resource_names_subscribe.len()).collect();
+    assert_eq!(counts, [KEYS_PER_REQUEST, KEYS_PER_REQUEST, 1]);
+}
+
+#[test]
+fn a_key_that_control_planes_do_not_take_is_refused() {
+    let mut session = Session::new(Node::default(), "c1".into(), Scope::OnDemand { keys_max: 10 });
+    assert!(session.demand(Question::Service(ServiceKey::new("a", &"h".repeat(1023)))).is_empty());
+    assert_eq!(session.counters().demands_refused, 1);
 }
 
 #[test]

@@ -37,8 +37,10 @@ enum Op {
     },
     /// The server tells its client what has changed.
     Tell,
-    /// The server tells it, and the stream breaks before it arrives.
-    Lose,
+    /// The server tells it, and the stream breaks before it arrives. The next may leave unsaid what is held.
+    Lose {
+        silent: bool,
+    },
     Ask {
         slot: u8,
         by_address: bool,
@@ -57,7 +59,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (slot(), any::<bool>()).prop_map(|(slot, other_key)| Op::PutPolicy { slot, other_key }),
         1 => slot().prop_map(|slot| Op::RemovePolicy { slot }),
         4 => Just(Op::Tell),
-        1 => Just(Op::Lose),
+        1 => any::<bool>().prop_map(|silent| Op::Lose { silent }),
         2 => (slot(), any::<bool>()).prop_map(|(slot, by_address)| Op::Ask { slot, by_address }),
         2 => (0..1_u8 << SLOTS).prop_map(|set| Op::Pods { set }),
     ]
@@ -399,10 +401,13 @@ fn live(scope: Scope, ops: &[Op]) -> (Client, Client, Server) {
             }
             Op::RemovePolicy { slot } => server.remove(AUTHORIZATION_TYPE, &policy_name(slot)),
             Op::Tell => client.settle(&mut server),
-            Op::Lose => {
+            Op::Lose { silent } => {
                 client.request(&mut server);
                 let _ = (server.tell(ADDRESS_TYPE), server.tell(AUTHORIZATION_TYPE));
                 client.session.disconnected();
+                if silent {
+                    client.session.too_large();
+                }
                 client.connect(&mut server);
             }
             Op::Ask { slot, by_address } => {

@@ -2,6 +2,7 @@
 //! are edits that the line before them caused, in order; all other lines are what happens. Nothing may be left over.
 
 use halo_core::policy::{Action, Policy};
+use halo_core::workload::NetworkMode;
 
 use super::*;
 
@@ -43,6 +44,7 @@ fn step(session: &mut Session, word: &str, rest: &str) -> Vec<MeshEdit> {
     match word {
         "connect" => session.connected(),
         "disconnect" => session.disconnected(),
+        "too-large" => session.too_large(),
         "silent" => assert_eq!(session.poll_request().map(|request| shown(&request)), None),
         "missing" => {
             let missing: Vec<_> = session.missing().map(|url| url.rsplit('/').next().unwrap()).collect();
@@ -102,6 +104,9 @@ fn workload<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Workload
     if let Some(address) = value("ip").map(address) {
         workload.addresses.push(address.ip);
         workload.network = address.network;
+    }
+    if value("mode") == Some("host") {
+        workload.network_mode = NetworkMode::HostNetwork;
     }
     let serves = value("serves").map(|key| (service_key(key), Default::default()));
     workload.services = serves.into_iter().collect();

@@ -89,8 +89,8 @@ pub struct Resource {
 impl Resource {
     /// Encodes a workload. `intern` gives the text that is held already for the name of a service.
     pub(super) fn workload(workload: &Workload, intern: impl Fn(String) -> Arc<str>) -> Self {
-        let addresses = match workload.network_mode {
-            NetworkMode::Standard => &workload.addresses[..],
+        let addresses: &[_] = match workload.network_mode {
+            NetworkMode::Standard => &workload.addresses,
             NetworkMode::HostNetwork => &[],
         };
         let aliases = addresses.iter().map(|ip| format!("{}/{ip}", workload.network).into()).collect();

@@ -16,7 +16,7 @@ pub(crate) fn workload(name: &str, ip: &str, node: &str, services: &[&str]) -> M
         name: name.into(),
         namespace: "a".into(),
         service_account: format!("sa-{name}").into(),
-        addresses: vec![ip.parse().unwrap()].into(),
+        addresses: [ip.parse().unwrap()].into(),
         node: node.into(),
         trust_domain: "cluster.local".into(),
         cluster_id: "Kubernetes".into(),

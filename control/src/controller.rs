@@ -141,11 +141,36 @@ pub async fn run_with(
     shutdown: impl Future,
     listening: impl FnOnce(ControllerAddresses),
 ) -> Result<(), ControllerError> {
+    let file = LocalSource::File(config.file.clone());
+    let defaults = Defaults {
+        trust_domain: config.trust_domain.as_str().into(),
+        cluster: config.cluster.as_str().into(),
+    };
+    let follow = |world, status| source::run(file, defaults, world, status);
+    run_from(config, follow, shutdown, listening).await
+}
+
+/// Like [`run_with`], for a mesh whose state is kept elsewhere than in the file, which then only names it in messages:
+/// `source` keeps the world equal to what it reads, and tells how it fares.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_from<S>(
+    config: ControllerConfig,
+    source: impl FnOnce(World, watch::Sender<SourceStatus>) -> S,
+    shutdown: impl Future,
+    listening: impl FnOnce(ControllerAddresses),
+) -> Result<(), ControllerError>
+where
+    S: Future<Output = ()> + Send + 'static,
+{
     let (discovery, listen) = bind("discovery", config.listen).await?;
     let (health, health_address) = bind("health", config.health).await?;
     let (close, closing) = watch::channel(false);
     let mut parts = Parts::default();
-    let serving = start(&config, &mut parts, discovery, health, closing)?;
+    let (world, (status, told)) = (World::default(), watch::channel(SourceStatus::default()));
+    let serving = start(&config, &mut parts, (discovery, health), (world.clone(), told), closing)?;
+    parts.spawn("source of the mesh's state", source(world, status));
     info!(%listen, health = %health_address, file = %config.file.display(), "controller started");
     listening(ControllerAddresses { listen, health: health_address });
     let end = tokio::select! {
@@ -164,11 +189,11 @@ pub async fn run_with(
 fn start(
     config: &ControllerConfig,
     parts: &mut Parts,
-    discovery: TcpListener,
-    health: TcpListener,
+    (discovery, health): (TcpListener, TcpListener),
+    (world, source): (World, watch::Receiver<SourceStatus>),
     closing: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, ControllerError> {
-    let (world, stats) = (World::default(), Arc::new(Stats::default()));
+    let stats = Arc::new(Stats::default());
     let authority = EmbeddedCa::in_directory(&config.ca_dir, &config.trust_domain, SystemTime::now())?;
     let authenticator = authenticator(config, &world)?;
     let certificate = Arc::new(ServingCertificate::new(authority.clone(), config.server_names.clone())?);
@@ -190,13 +215,6 @@ fn start(
     let services = Arc::new(Services { ads, certificates, authenticator, stats });
 
     parts.spawn("serving certificate", certificate.renew());
-    let defaults = Defaults {
-        trust_domain: config.trust_domain.as_str().into(),
-        cluster: config.cluster.as_str().into(),
-    };
-    let (status, source) = watch::channel(SourceStatus::default());
-    let file = LocalSource::File(config.file.clone());
-    parts.spawn("state file", source::run(file, defaults, world.clone(), status));
     let file = config.file.clone().into();
     let shown = HealthService { world, services: services.clone(), file, source, closing: closing.clone() };
     parts.spawn("health server", http::serve(health, shown));

@@ -31,6 +31,5 @@ pub mod source;
 mod testing;
 mod watch;
 pub mod wire;
-#[allow(dead_code, unused_imports, reason = "a node follows files only, as yet")]
 pub mod xds;
 mod zds_client;

@@ -94,6 +94,11 @@ impl<S: Shards> MetricsService<S> {
         text.counter("workload_manager_proxies_stopped_total", "Pods stopped.", stopped);
         let snapshot = node.publisher.snapshot();
         text.gauge("halo_generation", "Generation of the mesh in force.", snapshot.generation);
+        let published = node.publisher.totals();
+        text.counter("halo_published_edits_total", "Changes of the mesh put in force.", published.edits);
+        let spent = "Time to put them in force and hand each generation to the shards.";
+        text.counter("halo_publish_nanoseconds_total", spent, published.ns);
+        text.gauge("halo_publish_nanoseconds_max", "The longest of these times.", published.ns_max);
         text.gauge("halo_workloads", "Workloads known.", snapshot.workloads.len() as u64);
         text.gauge("halo_services", "Services known.", snapshot.services.len() as u64);
         text.gauge("halo_policies", "Policies known.", snapshot.policies.len() as u64);

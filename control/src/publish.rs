@@ -7,6 +7,8 @@ mod own;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use halo_core::id::Identity;
 use halo_core::snapshot::Snapshot;
@@ -30,12 +32,40 @@ struct Batch {
 #[error("the publisher has ended")]
 pub struct PublisherGone;
 
+/// What publishing has come to since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishTotals {
+    /// Edits applied.
+    pub edits: u64,
+    /// Time that it took to apply them and to hand the shards each generation, ns.
+    pub ns: u64,
+    /// The longest of these times, ns.
+    pub ns_max: u64,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    edits: AtomicU64,
+    ns: AtomicU64,
+    ns_max: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, edits: u64, began: Instant) {
+        let ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.edits.fetch_add(edits, Ordering::Relaxed);
+        self.ns.fetch_add(ns, Ordering::Relaxed);
+        self.ns_max.fetch_max(ns, Ordering::Relaxed);
+    }
+}
+
 /// A handle to the publisher.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     batches: mpsc::Sender<Batch>,
     current: watch::Receiver<Arc<Snapshot>>,
     own: watch::Receiver<Arc<BTreeSet<Identity>>>,
+    totals: Arc<Totals>,
 }
 
 impl Publisher {
@@ -47,8 +77,9 @@ impl Publisher {
         let mut workloads = OwnWorkloads::of(&first);
         let (own_sender, own) = watch::channel(Arc::new(workloads.changed().unwrap_or_default()));
         let (publish, current) = watch::channel(first);
-        let outlets = Outlets { publish, own: own_sender, workloads };
-        (Self { batches, current, own }, run(queue, outlets, shards))
+        let totals = Arc::<Totals>::default();
+        let outlets = Outlets { publish, own: own_sender, workloads, totals: totals.clone() };
+        (Self { batches, current, own, totals }, run(queue, outlets, shards))
     }
 
     /// Publishes edits, with others that wait, as one generation; done when the shards have been given it. No edits
@@ -69,6 +100,13 @@ impl Publisher {
         self.current.borrow().clone()
     }
 
+    /// What publishing has come to so far.
+    pub fn totals(&self) -> PublishTotals {
+        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Totals { edits, ns, ns_max } = &*self.totals;
+        PublishTotals { edits: total(edits), ns: total(ns), ns_max: total(ns_max) }
+    }
+
     /// Reports every new generation.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.current.clone()
@@ -85,11 +123,14 @@ struct Outlets {
     publish: watch::Sender<Arc<Snapshot>>,
     own: watch::Sender<Arc<BTreeSet<Identity>>>,
     workloads: OwnWorkloads,
+    totals: Arc<Totals>,
 }
 
 async fn run(mut queue: mpsc::Receiver<Batch>, mut outlets: Outlets, shards: impl Shards) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, BATCHES_MAX).await > 0 {
+        let began = Instant::now();
+        let mut edits = 0;
         let mut next = Snapshot::clone(&outlets.publish.borrow());
         next.generation += 1;
         let mut done = Vec::new();
@@ -97,6 +138,7 @@ async fn run(mut queue: mpsc::Receiver<Batch>, mut outlets: Outlets, shards: imp
             for edit in batch.edits {
                 outlets.workloads.note(&edit);
                 edit.apply(&mut next);
+                edits += 1;
             }
             done.push(batch.published);
         }
@@ -107,6 +149,7 @@ async fn run(mut queue: mpsc::Receiver<Batch>, mut outlets: Outlets, shards: imp
         if let Some(identities) = outlets.workloads.changed() {
             outlets.own.send_replace(Arc::new(identities));
         }
+        outlets.totals.add(edits, began);
         debug!(generation, batches = done.len(), "published");
         for published in done {
             // Whoever asked may have stopped waiting.
@@ -136,6 +179,8 @@ mod tests {
         assert_eq!(shards.published().workloads.len(), 2);
         assert_eq!(publisher.publish(vec![MeshEdit::RemoveWorkload("a".into())]).await, Ok(2));
         assert_eq!(shards.published().workloads.len(), 1);
+        let totals = publisher.totals();
+        assert!(totals.edits == 3 && totals.ns >= totals.ns_max && totals.ns_max > 0, "{totals:?}");
     }
 
     #[tokio::test]

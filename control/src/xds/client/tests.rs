@@ -287,7 +287,8 @@ async fn a_question_is_subscribed_and_its_answer_is_in_the_snapshot() {
         asked = stream.request().await.resource_names_subscribe;
     }
     assert_eq!(asked, ["n1/10.0.0.1"]);
-    let pod = Workload { uid: "a".into(), network: "n1".into(), addresses: vec![ip], ..Workload::default() };
+    let pod =
+        Workload { uid: "a".into(), network: "n1".into(), addresses: [ip].into(), ..Workload::default() };
     stream.send(push("n1", vec![resource("a", "1", &pod)])).await;
     assert_eq!(stream.request().await.response_nonce, "n1");
     assert!(bench.shards.published().answered.contains(&question));

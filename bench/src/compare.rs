@@ -14,25 +14,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
-
+use crate::guard::{self, Ended, INTERRUPTED};
 use crate::model::Case;
 use crate::room::Labs;
 use crate::subject::peer::PeerOptions;
 use crate::{plan, report};
 use progress::Progress;
-use record::Ended;
 use rounds::Bench;
-
-/// Exit code after Ctrl-C, as shells expect it.
-const INTERRUPTED: u8 = 130;
-/// How long a run may take to notice that everything is taken away.
-const END_MAX: Duration = Duration::from_secs(30);
 
 /// What to compare, and how.
 #[derive(Debug, Clone, clap::Args)]
@@ -113,7 +102,9 @@ fn compare(options: &Options, progress: &Arc<Progress>) -> Result<ExitCode, Stri
     preflight::output(&options.out)?;
     let (bench, labs) = (Bench::new(options, cases, &peers)?, Arc::new(Labs::default()));
     let record = bench.record();
-    let ended = wait(bench, &labs, progress).map_err(text)?;
+    let (rooms, said) = (labs.clone(), progress.clone());
+    let ended =
+        guard::run(&labs, move || bench.run(&rooms, &said), || progress.interrupted()).map_err(text)?;
     labs.shut();
     let report = record.finish(ended);
     if record::runs(&report) == 0 {
@@ -149,36 +140,6 @@ fn cases(options: &Options) -> Result<Vec<Case>, String> {
     }
     cases.retain(|case| wanted.is_empty() || wanted.contains(&case.id));
     Ok(cases)
-}
-
-/// Runs on a thread of its own, while this one waits for it or for a signal. After a signal everything is taken away,
-/// on which whatever runs fails at once, and is not recorded.
-fn wait(bench: Bench, labs: &Arc<Labs>, progress: &Arc<Progress>) -> std::io::Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let (done, mut finished) = oneshot::channel();
-        let (rooms, said) = (labs.clone(), progress.clone());
-        thread::Builder::new().name("rounds".into()).spawn(move || {
-            bench.run(&rooms, &said);
-            // Nobody may wait any more after a signal.
-            let _ = done.send(());
-        })?;
-        tokio::select! {
-            finished = &mut finished => return Ok(if finished.is_ok() { Ended::Done } else { Ended::Defect }),
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        progress.interrupted();
-        labs.shut();
-        tokio::select! {
-            _ = timeout(END_MAX, finished) => {}
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        Ok(Ended::Interrupted)
-    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod drive;
 #[cfg(test)]
 mod fixture;
 mod goals;
+mod guard;
 mod micro;
 mod model;
 mod plan;
@@ -15,6 +16,7 @@ mod report;
 mod room;
 mod statistics;
 mod subject;
+mod talk;
 mod usage;
 
 use std::process::ExitCode;

@@ -17,19 +17,17 @@ pub(crate) mod tally;
 mod tests;
 
 use std::future::Future;
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use halo::node::raise_descriptor_limit;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::oneshot;
 
 use crate::model::Way;
+use crate::talk::{input, say};
 
 /// Where a server takes HTTP/1.1: `POST` with a body is answered with a body of the same length.
 pub(crate) const HTTP_PORT: u16 = 8080;
@@ -170,26 +168,6 @@ pub(crate) fn run(program: &Program) -> ExitCode {
 fn local<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     Ok(runtime.block_on(future))
-}
-
-/// The lines of standard input, as they come, and its end.
-fn input() -> io::Result<(UnboundedReceiver<String>, oneshot::Receiver<()>)> {
-    let (lines, received) = unbounded_channel();
-    let (end, ended) = oneshot::channel();
-    let read = move || {
-        for line in io::stdin().lock().lines().map_while(Result::ok) {
-            let _ = lines.send(line);
-        }
-        let _ = end.send(());
-    };
-    thread::Builder::new().name("input".into()).spawn(read)?;
-    Ok((received, ended))
-}
-
-fn say(line: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    writeln!(output, "{line}")?;
-    output.flush()
 }
 
 async fn serve(address: IpAddr) -> io::Result<()> {

@@ -192,7 +192,7 @@ impl Room {
 
     /// Notes what every process has spent so far.
     pub(crate) fn look(&self) -> Look {
-        let clients = self.clients.iter().map(|client| client.process.clone());
+        let clients = self.clients.iter().map(|client| client.process().clone());
         let servers = self.servers.iter().map(|server| server.process.clone());
         let (mut processes, clients) = (self.proxies(), clients.collect::<Vec<_>>());
         let proxies = processes.len();

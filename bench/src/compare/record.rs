@@ -4,19 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::guard::Ended;
 use crate::model::{Outcome, Report, Run};
 use crate::report;
-
-/// How a comparison ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// All rounds are done.
-    Done,
-    /// A signal came.
-    Interrupted,
-    /// The program itself failed.
-    Defect,
-}
 
 /// The report as it grows.
 #[derive(Debug)]

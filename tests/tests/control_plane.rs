@@ -282,7 +282,7 @@ fn wrong_token_and_unknown_server_are_told_apart_and_mended_without_a_restart() 
     let first = NodeProxy::start(&rig.lab, &nodes[0], &rig.mesh, &rig.options).unwrap();
     let second = NodeProxy::start(&rig.lab, &nodes[1], &rig.mesh, &distrustful).unwrap();
     await_readiness(&first, "token");
-    await_readiness(&second, "certificate");
+    await_readiness(&second, "vouches for its certificate");
     let lines = |proxy: &NodeProxy| proxy.process.log_tail(200).matches("WARN").count();
     let before = (lines(&first), lines(&second));
     thread::sleep(Duration::from_secs(5));
@@ -310,7 +310,7 @@ fn certificate_for_an_account_of_another_node_is_refused() {
     rig.proxies[0].wait_certificates(&[spiffe_id("web")], SOON).unwrap();
     let refused = |dump: &halo::lab::admin::Dump| {
         let state = dump.certificates.first().map(|leaf| leaf.state.clone()).unwrap_or_default();
-        if state.contains("PermissionDenied") { Ok(()) } else { Err(state) }
+        if state.contains("no workload with the identity") { Ok(()) } else { Err(state) }
     };
     rig.proxies[1].wait_dump("being refused a certificate", SOON, refused).unwrap();
 }

@@ -139,7 +139,8 @@ fn no_roots(roots: &Roots, reason: String) -> UpstreamError {
 /// Says in plain words what is wrong with a server's certificate.
 pub(super) fn distrust(error: &CertificateError, config: &UpstreamConfig) -> String {
     match (error, &config.alt_hostname) {
-        (CertificateError::UnknownIssuer, _) => {
+        // A root of the right name with another key is as good as none.
+        (CertificateError::UnknownIssuer | CertificateError::BadSignature, _) => {
             format!("none of {} vouches for its certificate", config.roots)
         }
         (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }, Some(name)) => {

@@ -40,6 +40,7 @@ pub(crate) async fn run(setup: XdsSetup) {
     let session = Session::new(node, cluster, scope);
     let inputs = Inputs { questions: Some(questions), pods: Some(pods) };
     let mut client = Client {
+        address: upstream.address().into(),
         session,
         publisher,
         inputs,
@@ -116,6 +117,7 @@ struct End {
 }
 
 struct Client {
+    address: Box<str>,
     session: Session,
     publisher: Publisher,
     inputs: Inputs,
@@ -144,7 +146,6 @@ impl Client {
                 return Ok(());
             }
         };
-        info!(address = upstream.address(), "connected to the control plane");
         self.session.connected();
         self.report_connected();
         let mut calls =
@@ -183,7 +184,10 @@ impl Client {
                 }
                 response = responses.next() => match response {
                     Ok(Some(response)) => {
-                        received = true;
+                        // A server that takes the connection may still refuse the stream.
+                        if !std::mem::replace(&mut received, true) {
+                            info!(address = %self.address, "the control plane sends the mesh");
+                        }
                         self.take(response).await?;
                     }
                     Ok(None) => return Ok(End { lasted: start.elapsed(), received, result: Ok(()) }),

@@ -14,14 +14,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::certs::CertificateView;
+use crate::certs::{CertificateTotals, CertificateView};
 use crate::config::Config;
 use crate::http::{Answer, Request, Service};
+use crate::node::sources::Sources;
 use crate::pods::{PodTotals, Pods};
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
 use crate::shards::Shards;
-use crate::source::SourceStatus;
 
 /// How long the shards may take to say what they are doing; each does between two turns.
 const INSPECT_MAX: Duration = Duration::from_secs(2);
@@ -39,7 +39,8 @@ pub(crate) struct Node<S> {
     pub(crate) pods: watch::Receiver<Pods>,
     pub(crate) totals: Arc<PodTotals>,
     pub(crate) certificates: watch::Receiver<CertificateView>,
-    pub(crate) source: watch::Receiver<SourceStatus>,
+    pub(crate) certificate_totals: Arc<CertificateTotals>,
+    pub(crate) sources: Sources,
     pub(crate) readiness: Readiness,
     /// Told once the process is to end.
     pub(crate) quit: Notify,
@@ -90,7 +91,8 @@ impl<S: Shards> AdminService<S> {
             snapshot: node.publisher.snapshot(),
             pods: node.pods.borrow().clone(),
             certificates: node.certificates.borrow().clone(),
-            source: node.source.borrow().clone(),
+            source: node.sources.local_status(),
+            xds: node.sources.xds_status(),
             pending: node.readiness.parts_pending(),
             shards,
         };

@@ -1,10 +1,12 @@
-//! The embedded certificate authority: it issues workload certificates without any other component.
+//! Certificate authorities: the embedded one, which issues workload certificates without any other component, and one
+//! elsewhere ([`client`]).
 //!
-//! Its root lives in memory, or in a directory that the nodes share; there the first process to come makes it, under a
-//! lock, and all others load it. Whoever can read the directory's key can be any workload, so the key is readable by
+//! The embedded one's root lives in memory, or in a directory that the nodes share; there the first process to come
+//! makes it, under a lock, and all others load it. Whoever can read the directory's key can be any workload, so the key is readable by
 //! its owner only. Beside the root may lie other roots, older or newer, that every workload trusts too.
 
 mod bundle;
+pub mod client;
 mod issue;
 mod request;
 mod root;
@@ -20,6 +22,7 @@ use halo_core::id::Identity;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::grpc::UpstreamError;
 use bundle::Bundle;
 pub(crate) use issue::pem;
 pub use issue::{Issued, ServerCertificate};
@@ -31,7 +34,7 @@ const BACKDATE: Duration = Duration::from_secs(60);
 /// The longest life that a request gets, unless the authority is told otherwise.
 const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Why the authority cannot start or issue.
+/// Why an authority cannot start or issue.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// A file of the directory cannot be read or written.
@@ -79,6 +82,86 @@ pub enum CaError {
     /// A certificate that was just made cannot be read.
     #[error("the new certificate cannot be read back")]
     Unreadable,
+    /// There is no connection to the remote authority, or nothing to be let in with.
+    #[error("certificate authority: {0}")]
+    Upstream(#[from] UpstreamError),
+    /// The connection ended before the answer.
+    #[error("certificate authority: {address}: the connection was lost: {reason}")]
+    Lost {
+        /// The authority.
+        address: String,
+        /// What happened to the connection.
+        reason: String,
+    },
+    /// No answer came in time.
+    #[error("certificate authority: {address} did not answer within {seconds} s")]
+    Unanswered {
+        /// The authority.
+        address: String,
+        /// The limit.
+        seconds: f64,
+    },
+    /// The remote authority will not issue.
+    #[error("certificate authority: {address} refused: {meaning} (gRPC code {code}): {message}")]
+    Refused {
+        /// The authority.
+        address: String,
+        /// The gRPC status code.
+        code: i32,
+        /// What the code means.
+        meaning: &'static str,
+        /// The authority's words.
+        message: String,
+    },
+    /// The remote authority issued something else than what was asked for.
+    #[error("certificate authority: the answer is not usable: {0}")]
+    Answer(AnswerError),
+}
+
+/// What is wrong with a remote authority's answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// There is nothing in it.
+    #[error("it holds no certificate")]
+    Empty,
+    /// There is a leaf, and nothing to believe others by.
+    #[error("it holds a certificate and no roots")]
+    NoRoots,
+    /// One of its texts is not PEM.
+    #[error("part {index} of it is not PEM certificates")]
+    NotPem {
+        /// Which, from 0.
+        index: usize,
+    },
+    /// One of its certificates is not X.509.
+    #[error("certificate {index} of it is not X.509")]
+    Unreadable {
+        /// Which, from 0.
+        index: usize,
+    },
+    /// The leaf is for a key that this node does not have.
+    #[error("the certificate is for another key than the one in the request")]
+    ForeignKey,
+    /// The leaf is nobody's.
+    #[error("the certificate names no SPIFFE ID")]
+    NoIdentity,
+    /// The leaf is somebody else's.
+    #[error("the certificate is for {found}, not {asked}")]
+    WrongIdentity {
+        /// The first SPIFFE ID in it.
+        found: String,
+        /// The one in the request.
+        asked: String,
+    },
+    /// The leaf ends before it begins.
+    #[error("the certificate's validity ends before it starts")]
+    NoLife,
+    /// The leaf is of no use any more.
+    #[error("the certificate expired {ago_s} s ago; compare the clocks of this node and of the authority")]
+    Expired {
+        /// For how long.
+        ago_s: u64,
+    },
 }
 
 /// Whoever issues certificates for the node's workloads.
@@ -180,5 +263,28 @@ impl Facts {
 
     fn not_after(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.not_after_s)
+    }
+}
+
+/// The authority that a node is configured with.
+#[derive(Debug, Clone)]
+pub enum Authority {
+    /// In this process.
+    Embedded(EmbeddedCa),
+    /// Elsewhere.
+    Remote(client::RemoteCa),
+}
+
+impl CertificateAuthority for Authority {
+    async fn issue(
+        &self,
+        identity: Identity,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Certificate, CaError> {
+        match self {
+            Self::Embedded(ca) => ca.issue(identity, ttl, now).await,
+            Self::Remote(ca) => ca.issue(identity, ttl, now).await,
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Keeps a certificate for every identity of the node's pods: one for all pods of an identity, renewed at half its
-//! life, tried again when it could not be issued, and forgotten with the identity's last pod. A renewal publishes a new
-//! snapshot and touches no traffic.
+//! life, tried again when it could not be issued, and forgotten with the identity's last pod. Workloads that the mesh
+//! places on the node get theirs before their pod comes. A renewal publishes a new snapshot and touches no traffic.
 
 pub mod keeper;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -13,16 +14,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use halo_core::certificate::Certificate;
+use halo_core::demand::Question;
 use halo_core::id::Identity;
-use tokio::sync::watch;
+use halo_core::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use crate::ca::CertificateAuthority;
 use crate::edit::MeshEdit;
+use crate::once::Told;
 use crate::pods::{Pods, identity};
 use crate::publish::{Publisher, PublisherGone};
-use keeper::{CertificateKeeper, Event, State};
+use keeper::{CertificateKeeper, Event, Life, State};
+pub use totals::CertificateTotals;
+
+/// Identities that get a certificate before a pod has them: several times the pods that a node has.
+const EXPECTED_MAX: usize = 1024;
 
 /// The state of every certificate, in order of identity.
 pub type CertificateView = Vec<(Identity, State)>;
@@ -35,7 +43,10 @@ pub(crate) struct CertificatesSetup<A> {
     pub(crate) trust_domain: Arc<str>,
     pub(crate) publisher: Publisher,
     pub(crate) pods: watch::Receiver<Pods>,
+    /// What connections wait for. Questions about anything but certificates are passed over.
+    pub(crate) questions: mpsc::Receiver<Question>,
     pub(crate) view: watch::Sender<CertificateView>,
+    pub(crate) totals: Arc<CertificateTotals>,
 }
 
 type Issued = (Identity, Result<Certificate, String>);
@@ -45,29 +56,80 @@ type Issued = (Identity, Result<Certificate, String>);
 pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>) {
     let mut keeper = CertificateKeeper::default();
     let mut snapshots = setup.publisher.subscribe();
+    let mut own = setup.publisher.own_identities();
     let mut calls: JoinSet<Issued> = JoinSet::new();
-    let mut pods_change = true;
+    let mut told = Told::default();
+    let (mut pods_change, mut questions_come) = (true, true);
+    let mut snapshot = snapshots.borrow_and_update().clone();
+    let mut anew = true;
     loop {
-        let wanted = wanted(&setup);
-        keeper.handle_wanted(&wanted, Instant::now());
+        if std::mem::take(&mut anew) {
+            let pods = of_pods(&setup, &snapshot);
+            let expected = expected(&own.borrow_and_update());
+            keeper.handle_wanted(&pods, &expected, Instant::now());
+        }
         if let Err(gone) = act(&mut keeper, &setup, &mut calls).await {
             return error!(%gone, "certificates are not kept any more");
         }
-        setup.view.send_replace(keeper.states().map(|(identity, state)| (identity.clone(), state)).collect());
+        show(&keeper, &setup);
         tokio::select! {
-            changed = setup.pods.changed(), if pods_change => pods_change = changed.is_ok(),
-            changed = snapshots.changed() => if changed.is_err() { return },
-            issued = next(&mut calls) => report(&mut keeper, issued),
+            changed = setup.pods.changed(), if pods_change => (pods_change, anew) = (changed.is_ok(), true),
+            other = mesh_changed(&mut snapshots, &mut snapshot) => match other {
+                true => anew = true,
+                false => return,
+            },
+            changed = own.changed() => match changed {
+                Ok(()) => anew = true,
+                Err(_) => return,
+            },
+            question = setup.questions.recv(), if questions_come => match question {
+                Some(Question::Certificate(identity)) => keeper.handle_question(&identity, Instant::now()),
+                Some(_) => {}
+                None => questions_come = false,
+            },
+            issued = next(&mut calls) => report(&mut keeper, &setup.totals, &mut told, issued),
             () = wait_until(keeper.poll_timeout()) => keeper.handle_timeout(Instant::now()),
         }
     }
 }
 
+/// Waits for a generation whose workloads differ from those of the last one; `false` when there will be none. The
+/// keeper's own publications, and changes of services and policies, are not worth a look at every pod.
+async fn mesh_changed(snapshots: &mut watch::Receiver<Arc<Snapshot>>, last: &mut Arc<Snapshot>) -> bool {
+    while snapshots.changed().await.is_ok() {
+        let next = snapshots.borrow_and_update().clone();
+        let same = next.workloads.same(&last.workloads);
+        *last = next;
+        if !same {
+            return true;
+        }
+    }
+    false
+}
+
 /// The identities of the pods that are there now.
-fn wanted<A>(setup: &CertificatesSetup<A>) -> BTreeSet<Identity> {
-    let snapshot = setup.publisher.snapshot();
+fn of_pods<A>(setup: &CertificatesSetup<A>, snapshot: &Snapshot) -> BTreeSet<Identity> {
     let pods = setup.pods.borrow();
-    pods.values().map(|pod| identity(&snapshot, &pod.info, &setup.trust_domain)).collect()
+    pods.values().map(|pod| identity(snapshot, &pod.info, &setup.trust_domain)).collect()
+}
+
+/// The identities that pods are expected to have, up to a bound.
+fn expected(own: &BTreeSet<Identity>) -> BTreeSet<Identity> {
+    own.iter().take(EXPECTED_MAX).cloned().collect()
+}
+
+/// Shows where things stand, where that has changed.
+fn show<A>(keeper: &CertificateKeeper, setup: &CertificatesSetup<A>) {
+    setup.totals.stand(keeper.in_flight(), keeper.expiry());
+    setup.view.send_if_modified(|view| {
+        let same =
+            |((old, was), (new, is)): (&(Identity, State), (&Identity, State))| old == new && was.same(&is);
+        let unchanged = view.len() == keeper.states().count() && view.iter().zip(keeper.states()).all(same);
+        if !unchanged {
+            *view = keeper.states().map(|(identity, state)| (identity.clone(), state)).collect();
+        }
+        !unchanged
+    });
 }
 
 async fn act<A: CertificateAuthority>(
@@ -103,17 +165,41 @@ async fn act<A: CertificateAuthority>(
     Ok(())
 }
 
-fn report(keeper: &mut CertificateKeeper, (identity, result): Issued) {
+fn report(
+    keeper: &mut CertificateKeeper,
+    totals: &CertificateTotals,
+    told: &mut Told,
+    (identity, result): Issued,
+) {
+    let now = Instant::now();
     match &result {
-        Ok(certificate) => info!(%identity, not_after_s = certificate.not_after_s, "certificate issued"),
-        Err(error) => warn!(%identity, error, "certificate not issued"),
+        Ok(certificate) => {
+            totals.count_issued(keeper.has(&identity));
+            info!(%identity, not_after_s = certificate.not_after_s, "certificate issued");
+        }
+        Err(error) => {
+            totals.count_failed();
+            // An authority that is down fails every identity with the same words.
+            if let Some(left_out) = told.now(error, now) {
+                warn!(%identity, error, left_out, "certificate not issued");
+            }
+        }
     }
     let result = result.map(|certificate| {
-        let end = UNIX_EPOCH + Duration::from_secs(certificate.not_after_s);
-        (Arc::new(certificate), end.duration_since(SystemTime::now()).unwrap_or_default())
+        let (start, end) = (time_of(certificate.not_before_s), time_of(certificate.not_after_s));
+        let clock = SystemTime::now();
+        let life = Life {
+            age: clock.duration_since(start).unwrap_or_default(),
+            left: end.duration_since(clock).unwrap_or_default(),
+        };
+        (Arc::new(certificate), life)
     });
     let random = RandomState::new().hash_one(0);
-    keeper.handle_issued(&identity, result, random, Instant::now());
+    keeper.handle_issued(&identity, result, random, now);
+}
+
+fn time_of(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 /// The next call to end; never, while there is none.

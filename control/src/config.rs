@@ -6,12 +6,15 @@
 
 mod cores;
 mod print;
+mod proxy_config;
 pub mod raw;
 pub mod resolved;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +23,9 @@ use halo_core::limits::Limits;
 
 pub use cores::Cores;
 pub use print::PrintFormat;
-pub use raw::{ConfigError, Variables};
+pub use raw::{ConfigError, Files, Variables};
+
+use crate::grpc::{Token, UpstreamConfig};
 
 /// Where workloads, services and policies come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,36 @@ pub enum LocalSource {
     File(PathBuf),
     /// The text itself, read once.
     Inline(String),
+}
+
+/// Who issues the workloads' certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaSource {
+    /// This process, with a root that lives and dies with it.
+    Memory,
+    /// This process, with a root that the nodes share in a directory.
+    Directory(PathBuf),
+    /// An authority elsewhere.
+    Remote(UpstreamConfig),
+}
+
+/// What the node tells a control plane of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The node proxy's own address.
+    pub instance_ip: IpAddr,
+    /// The node proxy's own pod.
+    pub pod_name: String,
+    /// The namespace of that pod.
+    pub pod_namespace: String,
+    /// The service account of that pod.
+    pub service_account: String,
+    /// The node.
+    pub node_name: String,
+    /// Further metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// Further metadata that is more than text.
+    pub json: BTreeMap<String, serde_json::Value>,
 }
 
 /// How many shards run.
@@ -109,8 +144,16 @@ pub struct Config {
     pub local: Option<LocalSource>,
     /// Life of a workload certificate.
     pub secret_ttl: Duration,
-    /// Directory of the embedded authority's shared root; without one the root lives and dies with the process.
-    pub ca_dir: Option<PathBuf>,
+    /// The control plane that workloads, services and policies come from, if there is one.
+    pub xds: Option<UpstreamConfig>,
+    /// Whether the control plane is asked for what is needed, rather than for everything.
+    pub xds_on_demand: bool,
+    /// Who issues certificates.
+    pub ca: CaSource,
+    /// File of revoked certificates, watched.
+    pub crl_path: Option<PathBuf>,
+    /// What the control plane is told of the node.
+    pub facts: NodeFacts,
     /// How many shards run.
     pub shards: ShardCount,
     /// The cores that shards are pinned to, in turn; without them all cores of the process's cpuset.
@@ -168,6 +211,28 @@ impl Config {
     /// Reads a configuration from variables, then lets flags win.
     pub fn read(variables: &Variables, overrides: &Overrides) -> Result<Self, ConfigError> {
         resolved::resolve(variables, overrides)
+    }
+
+    /// What is allowed and hardly meant, in one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let (Some(xds), CaSource::Memory) = (&self.xds, &self.ca) {
+            warnings.push(format!(
+                "the mesh comes from {}, and certificates from an authority of this process that no other node \
+                 trusts; set CA_ADDRESS, or HALO_CA_DIR to a directory that the nodes share",
+                xds.address
+            ));
+        }
+        let ca = match &self.ca {
+            CaSource::Remote(ca) => Some(ca),
+            CaSource::Memory | CaSource::Directory(_) => None,
+        };
+        for upstream in self.xds.iter().chain(ca) {
+            if upstream.address.starts_with("http://") && upstream.token != Token::None {
+                warnings.push(format!("the node's token goes to {} without encryption", upstream.address));
+            }
+        }
+        warnings
     }
 
     /// The configuration as text, for `--print-config`. It holds no secret.

@@ -15,12 +15,13 @@ mod tests;
 pub mod world;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use halo_core::id::Identity;
+use rustls_pki_types::DnsName;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -91,8 +92,8 @@ pub enum ControllerError {
     Credentials(#[from] CredentialsError),
     /// Without credentials whoever can connect gets any certificate.
     #[error(
-        "{address} can be reached from other machines, and callers are not asked for credentials; name a file of \
-         tokens or keys, or listen on loopback"
+        "{address} can be reached from other machines, and callers are not asked for credentials; give --tokens or \
+         --jwks, or listen on loopback"
     )]
     Open {
         /// Where it would have listened.
@@ -121,6 +122,11 @@ impl Sink for World {
         let world = self.clone();
         tokio::task::spawn_blocking(move || World::apply(&world, edits)).await.map_err(|_| PublisherGone)
     }
+}
+
+/// Whether a serving certificate can be for this name.
+pub fn is_server_name(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok() || DnsName::try_from(name).is_ok()
 }
 
 /// Runs a controller until `shutdown`, then ends every stream and returns. Must run on a tokio runtime with I/O and

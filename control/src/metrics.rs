@@ -4,15 +4,19 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Instant;
 
 use halo_core::report::ShardReport;
 use halo_core::zds::PodState;
 use hyper::StatusCode;
 
 use crate::admin::Node;
+use crate::certs::CertificateTotals;
 use crate::certs::keeper::State;
 use crate::http::{Answer, Request, Service};
+use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use crate::shards::Shards;
+use crate::xds::XdsStatus;
 
 /// The metrics server.
 #[derive(Debug)]
@@ -102,9 +106,66 @@ impl<S: Shards> MetricsService<S> {
         let valid = certificates.iter().filter(|(_, state)| matches!(state, State::Available(_))).count();
         text.gauge("halo_certificates_wanted", "Identities of the node's pods.", certificates.len() as u64);
         text.gauge("halo_certificates_valid", "Identities with a certificate.", valid as u64);
-        let source = node.source.borrow().clone();
-        text.counter("halo_source_loads_total", "Texts of the local source taken.", source.loads);
-        text.counter("halo_source_errors_total", "Texts of the local source refused.", source.errors);
+        certificate_totals(text, &node.certificate_totals);
+        if let Some(source) = node.sources.local_status() {
+            text.counter("halo_source_loads_total", "Texts of the local source taken.", source.loads);
+            text.counter("halo_source_errors_total", "Texts of the local source refused.", source.errors);
+        }
+        if let Some((_, status)) = node.sources.xds_status() {
+            xds(text, &status);
+        }
+    }
+}
+
+fn certificate_totals(text: &mut Text, totals: &CertificateTotals) {
+    text.counter("halo_certificates_issued_total", "Certificates issued.", totals.issued());
+    text.counter("halo_certificates_failed_total", "Requests for certificates that failed.", totals.failed());
+    let help = "Certificates that took the place of one in force.";
+    text.counter("halo_certificate_rotations_total", help, totals.rotations());
+    text.gauge("halo_certificates_in_flight", "Requests for certificates that are out.", totals.in_flight());
+    if let Some(expiry_s) = totals.expiry_s(Instant::now()) {
+        text.gauge("halo_certificate_expiry_seconds", "Until the first certificate in force ends.", expiry_s);
+    }
+}
+
+fn xds(text: &mut Text, status: &XdsStatus) {
+    let counters = &status.counters;
+    text.gauge(
+        "halo_xds_connected",
+        "Whether there is a stream to the control plane.",
+        status.connected.into(),
+    );
+    let name = "istio_xds_connection_terminations_total";
+    text.head(name, "counter", "Ends of streams to the control plane, and of attempts to have one.");
+    let ends = &counters.terminations;
+    for (reason, total) in [
+        ("ConnectionError", ends.connection_error),
+        ("Error", ends.error),
+        ("Reconnect", ends.reconnect),
+        ("Complete", ends.complete),
+    ] {
+        text.sample(name, &format!("{{reason=\"{reason}\"}}"), total);
+    }
+    let types = [(ADDRESS_TYPE, counters.addresses), (AUTHORIZATION_TYPE, counters.policies)];
+    of_types(
+        text,
+        ("istio_xds_message_total", "Responses received."),
+        types.map(|(url, of)| (url, of.messages)),
+    );
+    let name = "istio_xds_message_bytes_total";
+    of_types(text, (name, "Bytes of responses received."), types.map(|(url, of)| (url, of.bytes)));
+    let session = &counters.session;
+    text.counter("halo_xds_resources_rejected_total", "Resources refused by name.", session.rejected);
+    text.counter("halo_xds_demands_total", "Questions asked of the control plane.", session.demands);
+    let help = "Questions not asked for want of room.";
+    text.counter("halo_xds_demands_refused_total", help, session.demands_refused);
+    text.counter("halo_xds_demands_answered_total", "Questions answered.", session.demands_answered);
+}
+
+fn of_types(text: &mut Text, (name, help): (&str, &str), totals: [(&str, u64); 2]) {
+    text.head(name, "counter", help);
+    for (url, total) in totals {
+        text.sample(name, &format!("{{url=\"{url}\"}}"), total);
     }
 }
 

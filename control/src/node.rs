@@ -1,5 +1,6 @@
 //! A node: starts every part of the control thread, and ends them in order.
 
+pub(crate) mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -7,18 +8,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use halo_core::demand::Question;
 use halo_core::snapshot::{Mesh, Snapshot};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::admin::{AdminService, Node};
-use crate::ca::{CaError, EmbeddedCa};
-use crate::certs::{self, CertificateView, CertificatesSetup};
-use crate::config::Config;
+use crate::ca::client::RemoteCa;
+use crate::ca::{Authority, CaError, EmbeddedCa};
+use crate::certs::{self, CertificateTotals, CertificateView, CertificatesSetup};
+use crate::config::{CaSource, Config};
 use crate::http;
-use crate::local::Defaults;
 use crate::metrics::MetricsService;
 pub use crate::parts::PartError;
 use crate::parts::Parts;
@@ -26,7 +28,6 @@ use crate::pods::{PodTotals, Pods};
 use crate::publish::Publisher;
 use crate::readiness::{Part, Readiness, ReadinessService};
 use crate::shards::Shards;
-use crate::source::{self, SourceStatus};
 use crate::zds_client::{Shown, ZdsClient};
 
 /// Why a node cannot start.
@@ -62,23 +63,32 @@ pub struct NodeAddresses {
 }
 
 /// Runs a node until `shutdown` or `/quitquitquit`, then drains the shards and returns. Must run on a tokio runtime with
-/// I/O and time. Signals belong to the caller.
-pub async fn run(config: Config, shards: impl Shards, shutdown: impl Future) -> Result<(), NodeError> {
-    run_with(config, shards, shutdown, |_| ()).await
+/// I/O and time. Signals belong to the caller. `questions` is what the shards ask.
+pub async fn run(
+    config: Config,
+    shards: impl Shards,
+    questions: mpsc::Receiver<Question>,
+    shutdown: impl Future,
+) -> Result<(), NodeError> {
+    run_with(config, shards, questions, shutdown, |_| ()).await
 }
 
 /// Like [`run`]; tells the addresses once its servers listen, which is of use when a port is 0.
 pub async fn run_with(
     config: Config,
     shards: impl Shards,
+    questions: mpsc::Receiver<Question>,
     shutdown: impl Future,
     listening: impl FnOnce(NodeAddresses),
 ) -> Result<(), NodeError> {
     let servers = Servers::bind(&config).await?;
     let authority = authority(&config)?;
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let addresses = servers.addresses;
     let mut parts = Parts::default();
-    let (node, zds) = start(config, shards.clone(), authority, &mut parts);
+    let (node, zds) = start(config, shards.clone(), (authority, questions), &mut parts);
     parts.spawn("admin server", http::serve(servers.admin, AdminService(node.clone())));
     parts.spawn("metrics server", http::serve(servers.metrics, MetricsService(node.clone())));
     let readiness = ReadinessService(node.readiness.clone());
@@ -102,11 +112,15 @@ pub async fn run_with(
     end
 }
 
-fn authority(config: &Config) -> Result<EmbeddedCa, CaError> {
-    match &config.ca_dir {
-        Some(directory) => EmbeddedCa::in_directory(directory, &config.trust_domain, SystemTime::now()),
-        None => EmbeddedCa::in_memory(&config.trust_domain, SystemTime::now()),
-    }
+fn authority(config: &Config) -> Result<Authority, CaError> {
+    let (domain, now) = (&config.trust_domain, SystemTime::now());
+    Ok(match &config.ca {
+        CaSource::Directory(directory) => {
+            Authority::Embedded(EmbeddedCa::in_directory(directory, domain, now)?)
+        }
+        CaSource::Memory => Authority::Embedded(EmbeddedCa::in_memory(domain, now)?),
+        CaSource::Remote(upstream) => Authority::Remote(RemoteCa::at(upstream.clone())),
+    })
 }
 
 /// The node's servers, bound.
@@ -139,7 +153,7 @@ async fn listen(server: &'static str, address: SocketAddr) -> Result<(TcpListene
 fn start<S: Shards>(
     config: Config,
     shards: S,
-    authority: EmbeddedCa,
+    (authority, questions): (Authority, mpsc::Receiver<Question>),
     parts: &mut Parts,
 ) -> (Arc<Node<S>>, AbortHandle) {
     let mesh = Mesh {
@@ -147,26 +161,29 @@ fn start<S: Shards>(
         network: config.network.as_str().into(),
         cluster: config.cluster.as_str().into(),
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
-        on_demand: false,
+        on_demand: config.xds_on_demand && config.xds.is_some(),
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
     let (publisher, publishing) = Publisher::new(first, shards.clone());
     let trust_domain: Arc<str> = config.trust_domain.as_str().into();
     let (pods_sender, pods) = watch::channel(Pods::new());
     let (view, certificates) = watch::channel(CertificateView::new());
-    let (source_sender, source) = watch::channel(SourceStatus::default());
     let readiness = Readiness::pending(&[Part::StateManager, Part::WorkloadProxyManager]);
     readiness.set(Part::WorkloadProxyManager, Some("pods are taken once the mesh is known".to_owned()));
-    let totals = Arc::new(PodTotals::default());
+    let (totals, certificate_totals) =
+        (Arc::new(PodTotals::default()), Arc::new(CertificateTotals::default()));
 
     parts.spawn("publisher", publishing);
+    let questions = sources::route(questions, parts);
     let setup = CertificatesSetup {
         authority,
         ttl: config.secret_ttl,
-        trust_domain: trust_domain.clone(),
+        trust_domain,
         publisher: publisher.clone(),
         pods: pods.clone(),
+        questions: questions.certificates,
         view,
+        totals: certificate_totals.clone(),
     };
     parts.spawn("certificate keeper", certs::run(setup));
     let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
@@ -177,36 +194,20 @@ fn start<S: Shards>(
         gate.part_ready(Part::StateManager).await;
         client.run().await;
     });
-    if let Some(local) = config.local.clone() {
-        let defaults = Defaults { trust_domain, cluster: config.cluster.as_str().into() };
-        let source = source::run(local, defaults, publisher.clone(), source_sender);
-        parts.spawn_until_done("local source", source);
-    }
-    let follower = follow_source(config.local.is_some(), source.clone(), readiness.clone());
-    parts.spawn_until_done("readiness of the source", follower);
+    let sources = sources::start(&config, &publisher, pods.clone(), questions.mesh, parts);
+    parts.spawn_until_done("readiness of the sources", sources::follow(sources.clone(), readiness.clone()));
     let quit = Notify::new();
-    let node = Node { config, shards, publisher, pods, totals, certificates, source, readiness, quit };
+    let node = Node {
+        config,
+        shards,
+        publisher,
+        pods,
+        totals,
+        certificates,
+        certificate_totals,
+        sources,
+        readiness,
+        quit,
+    };
     (Arc::new(node), zds)
-}
-
-/// Keeps the readiness of the mesh's state: ready once it was received, and from then on.
-async fn follow_source(has_source: bool, mut source: watch::Receiver<SourceStatus>, readiness: Readiness) {
-    if !has_source {
-        // Nothing will come, so nothing is waited for: the node serves pods and knows no mesh.
-        warn!("no source of workloads is configured");
-        readiness.set(Part::StateManager, None);
-        return;
-    }
-    loop {
-        let status = source.borrow_and_update().clone();
-        if status.synced {
-            readiness.set(Part::StateManager, None);
-            return;
-        }
-        let why = status.error.as_deref().unwrap_or("the local source has not been read").to_owned();
-        readiness.set(Part::StateManager, Some(why));
-        if source.changed().await.is_err() {
-            return;
-        }
-    }
 }

@@ -3,16 +3,21 @@
 //! Sources, certificates and pods send edits. The publisher takes all that wait, applies them to one clone, and hands
 //! the shards one new generation. Nobody else makes a generation, so that no change is ever lost between two.
 
+mod own;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use halo_core::id::Identity;
 use halo_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
 use crate::edit::MeshEdit;
 use crate::shards::Shards;
+use own::OwnWorkloads;
 
 /// Batches that wait to be published.
 const BATCHES_MAX: usize = 1024;
@@ -59,6 +64,7 @@ impl Totals {
 pub struct Publisher {
     batches: mpsc::Sender<Batch>,
     current: watch::Receiver<Arc<Snapshot>>,
+    own: watch::Receiver<Arc<BTreeSet<Identity>>>,
     totals: Arc<Totals>,
 }
 
@@ -68,9 +74,12 @@ impl Publisher {
         let (batches, queue) = mpsc::channel(BATCHES_MAX);
         let first = Arc::new(first);
         shards.publish(first.clone());
+        let mut workloads = OwnWorkloads::of(&first);
+        let (own_sender, own) = watch::channel(Arc::new(workloads.changed().unwrap_or_default()));
         let (publish, current) = watch::channel(first);
         let totals = Arc::<Totals>::default();
-        (Self { batches, current, totals: totals.clone() }, run(queue, (publish, totals), shards))
+        let outlets = Outlets { publish, own: own_sender, workloads, totals: totals.clone() };
+        (Self { batches, current, own, totals }, run(queue, outlets, shards))
     }
 
     /// Publishes edits, with others that wait, as one generation; done when the shards have been given it. No edits
@@ -102,22 +111,32 @@ impl Publisher {
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.current.clone()
     }
+
+    /// The identities of the workloads on this node that speak HBONE.
+    pub fn own_identities(&self) -> watch::Receiver<Arc<BTreeSet<Identity>>> {
+        self.own.clone()
+    }
 }
 
-async fn run(
-    mut queue: mpsc::Receiver<Batch>,
-    (publish, totals): (watch::Sender<Arc<Snapshot>>, Arc<Totals>),
-    shards: impl Shards,
-) {
+/// Where a new generation is shown, beside the shards.
+struct Outlets {
+    publish: watch::Sender<Arc<Snapshot>>,
+    own: watch::Sender<Arc<BTreeSet<Identity>>>,
+    workloads: OwnWorkloads,
+    totals: Arc<Totals>,
+}
+
+async fn run(mut queue: mpsc::Receiver<Batch>, mut outlets: Outlets, shards: impl Shards) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, BATCHES_MAX).await > 0 {
         let began = Instant::now();
         let mut edits = 0;
-        let mut next = Snapshot::clone(&publish.borrow());
+        let mut next = Snapshot::clone(&outlets.publish.borrow());
         next.generation += 1;
         let mut done = Vec::new();
         for batch in waiting.drain(..) {
             for edit in batch.edits {
+                outlets.workloads.note(&edit);
                 edit.apply(&mut next);
                 edits += 1;
             }
@@ -126,8 +145,11 @@ async fn run(
         let generation = next.generation;
         let next = Arc::new(next);
         shards.publish(next.clone());
-        publish.send_replace(next);
-        totals.add(edits, began);
+        outlets.publish.send_replace(next);
+        if let Some(identities) = outlets.workloads.changed() {
+            outlets.own.send_replace(Arc::new(identities));
+        }
+        outlets.totals.add(edits, began);
         debug!(generation, batches = done.len(), "published");
         for published in done {
             // Whoever asked may have stopped waiting.

@@ -1,5 +1,7 @@
 //! A data plane for tests: it records what it is told and answers as the test wants.
 
+pub(crate) mod authority;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -41,6 +41,7 @@ pub struct Options {
         env = "HALO_CONTROLLER_SERVER_NAMES",
         value_name = "NAME",
         value_delimiter = ',',
+        value_parser = server_name,
         default_values = SERVER_NAMES
     )]
     server_names: Vec<String>,
@@ -81,6 +82,11 @@ pub struct Options {
     /// Log filter, for example `info,halo_control=debug`
     #[arg(long, env = "HALO_CONTROLLER_LOG", value_name = "FILTER", default_value = "info", value_parser = filter)]
     log: String,
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    let valid = controller::is_server_name(text);
+    if valid { Ok(text.to_owned()) } else { Err("expected a DNS name or an IP address".to_owned()) }
 }
 
 fn account(text: &str) -> Result<String, String> {

@@ -1,27 +1,31 @@
 //! `halo node`: boots the shards and the control thread and wires one to the other.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use halo_control::config::raw::{MESH_CONFIG, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
-    Config, ConfigError, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
+    Config, ConfigError, Files, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
 use halo_control::node::NodeError;
 use halo_control::shards::{Pod, PodError, Shards};
+use halo_core::demand::Question;
 use halo_core::outcome::Level;
 use halo_core::report::{Direction, ShardReport};
 use halo_core::snapshot::Snapshot;
 use halo_shard::tls::RecordsKind;
-use halo_shard::{Mailbox, Message, PodSpec, Refusal, RingKind, ShardConfig, StartError};
+use halo_shard::{Ask, Mailbox, Message, PodSpec, Refusal, RingKind, ShardConfig, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 /// Lines about refused connections that may wait to be logged.
 const REFUSALS_MAX: usize = 1024;
+/// Questions of all shards that may wait for the control thread.
+const QUESTIONS_MAX: usize = 1024;
 
 /// Flags of `halo node`; each wins over its variable.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -87,7 +91,11 @@ fn variables() -> String {
 /// Runs `halo node` with these flags and the process's environment.
 pub fn main(options: Options) -> ExitCode {
     let print = options.print_config;
-    let variables: Variables = std::env::vars().collect();
+    let files = match files() {
+        Ok(files) => files,
+        Err(error) => return fail(&error),
+    };
+    let variables = std::env::vars().collect::<Variables>().with_files(files);
     let config = match Config::read(&variables, &options.into()) {
         Ok(config) => config,
         Err(error) => return fail(&error),
@@ -109,6 +117,16 @@ pub fn main(options: Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The files that count beside variables and flags.
+fn files() -> Result<Files, Error> {
+    let mesh_config = match std::fs::read_to_string(MESH_CONFIG) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::File { path: MESH_CONFIG, error }),
+    };
+    Ok(Files { mesh_config, token: Path::new(TOKEN).exists() })
 }
 
 impl From<Options> for Overrides {
@@ -159,6 +177,14 @@ enum Error {
     /// The configuration asks for what this machine does not have.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file that is there cannot be read.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: &'static str,
+        /// The operating system's words.
+        error: std::io::Error,
+    },
     /// A shard did not start.
     #[error(transparent)]
     Shard(#[from] StartError),
@@ -178,10 +204,11 @@ fn run(config: Config) -> Result<(), Error> {
     // A proxy needs three sockets for each connection. With the old limit it still works, and says so when it is reached.
     let _ = raise_descriptor_limit();
     let cores = cores(&config, &usable_cores())?;
-    let shards = Handles::start(&config, &cores)?;
+    let (asked, questions) = tokio::sync::mpsc::channel(QUESTIONS_MAX);
+    let shards = Handles::start(&config, &cores, asked)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = runtime.block_on(async { Stop::listen() })?;
-    runtime.block_on(halo_control::node::run(config, shards, stop.requested()))?;
+    runtime.block_on(halo_control::node::run(config, shards, questions, stop.requested()))?;
     Ok(())
 }
 
@@ -239,8 +266,13 @@ impl Stop {
 struct Handles(Arc<[Mailbox]>);
 
 impl Handles {
-    /// Starts the shards, each pinned to the next of these cores.
-    fn start(config: &Config, cores: &[usize]) -> Result<Self, Error> {
+    /// Starts the shards, each pinned to the next of these cores. They ask through `asked`.
+    fn start(
+        config: &Config,
+        cores: &[usize],
+        asked: tokio::sync::mpsc::Sender<Question>,
+    ) -> Result<Self, Error> {
+        let ask: Ask = Arc::new(move |question| asked.try_send(question).is_ok());
         let count = config.shards.on(cores.len().max(1));
         let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
         thread::Builder::new()
@@ -256,6 +288,7 @@ impl Handles {
                 ipv6: config.ipv6,
                 ring: ring(config.ring),
                 refusals: refusals.clone(),
+                ask: ask.clone(),
             })?;
             mailboxes.push(mailbox);
         }

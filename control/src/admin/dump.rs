@@ -24,6 +24,7 @@ use crate::certs::keeper::State;
 use crate::pods::{PodView, Pods};
 use crate::readiness::Part;
 use crate::source::SourceStatus;
+use crate::xds::XdsStatus;
 
 /// What a dump is made of.
 #[derive(Debug)]
@@ -32,7 +33,10 @@ pub(crate) struct Parts {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) pods: Pods,
     pub(crate) certificates: CertificateView,
-    pub(crate) source: SourceStatus,
+    /// Of the local source, if there is one.
+    pub(crate) source: Option<SourceStatus>,
+    /// Of the control plane, if there is one, with its address.
+    pub(crate) xds: Option<(Arc<str>, XdsStatus)>,
     pub(crate) pending: BTreeMap<Part, String>,
     pub(crate) shards: Vec<ShardReport>,
 }
@@ -159,13 +163,28 @@ fn halo(parts: &Parts) -> Value {
     json!({
         "generation": parts.snapshot.generation,
         "pending": pending,
-        "source": {
-            "synced": parts.source.synced,
-            "loads": parts.source.loads,
-            "errors": parts.source.errors,
-            "error": parts.source.error.as_deref(),
-        },
+        "source": parts.source.as_ref().map(source),
+        "xds": parts.xds.as_ref().map(xds),
         "shards": parts.shards.iter().map(shard).collect::<Vec<_>>(),
+    })
+}
+
+fn source(status: &SourceStatus) -> Value {
+    json!({
+        "synced": status.synced,
+        "loads": status.loads,
+        "errors": status.errors,
+        "error": status.error.as_deref(),
+    })
+}
+
+fn xds((address, status): &(Arc<str>, XdsStatus)) -> Value {
+    json!({
+        "address": **address,
+        "synced": status.synced,
+        "connected": status.connected,
+        "error": status.error.as_deref(),
+        "resourcesRejected": status.counters.session.rejected,
     })
 }
 

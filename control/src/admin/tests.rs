@@ -20,7 +20,8 @@ fn the_mesh_is_dumped_in_the_stock_shape() {
         snapshot: snapshot.into(),
         pods: Default::default(),
         certificates: Vec::new(),
-        source: Default::default(),
+        source: None,
+        xds: None,
         pending: Default::default(),
         shards: Vec::new(),
     };

@@ -1,5 +1,6 @@
 //! Decides when a certificate is requested, published, renewed and withdrawn. It requests nothing itself.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,39 @@ const RENEWAL_MIN: Duration = Duration::from_millis(500);
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between attempts, before it is spread.
 const RETRY_MAX: Duration = Duration::from_secs(150);
+/// After failing for this long, every pause is the longest, and not spread any more.
+const FAILING_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How much an identity's request matters; more is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// It has a certificate, which is to be renewed.
+    Background,
+    /// A workload of the node has it, and no pod yet.
+    Warmup,
+    /// A pod has it, and its connections are refused.
+    Pod,
+    /// A connection waits for it.
+    RealTime,
+}
+
+/// How old a certificate is, and how long it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Time since its validity began.
+    pub age: Duration,
+    /// Time until it ends.
+    pub left: Duration,
+}
+
+impl Life {
+    /// When it is renewed: at half of its validity. One that comes old is renewed after a quarter of what is left, so
+    /// that an authority that gives no better is not asked without pause.
+    fn renewal(self) -> Duration {
+        let half = self.age.saturating_add(self.left) / 2;
+        half.saturating_sub(self.age).max(self.left / 4).max(RENEWAL_MIN)
+    }
+}
 
 /// What the caller has to do.
 #[derive(Debug, Clone)]
@@ -38,18 +72,70 @@ pub enum State {
     Unavailable(Arc<str>),
 }
 
+impl State {
+    /// Whether both are the same state, without comparing what certificates hold.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Initializing, Self::Initializing) => true,
+            (Self::Available(one), Self::Available(other)) => Arc::ptr_eq(one, other),
+            (Self::Unavailable(one), Self::Unavailable(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
+    /// With the end of its life.
     certificate: Option<(Arc<Certificate>, Instant)>,
     error: Option<Arc<str>>,
     failures: u32,
+    /// The first failure since the last success, and the last one.
+    failing: Option<(Instant, Instant)>,
+    /// Whether a pod has the identity.
+    pod: bool,
+    /// Whether a connection waits.
+    asked: bool,
     phase: Phase,
 }
 
 impl Entry {
     /// No certificate yet, and no failure.
     fn new(phase: Phase) -> Self {
-        Self { certificate: None, error: None, failures: 0, phase }
+        Self { certificate: None, error: None, failures: 0, failing: None, pod: false, asked: false, phase }
+    }
+
+    fn priority(&self) -> Priority {
+        match (&self.certificate, self.asked, self.pod) {
+            (Some(_), ..) => Priority::Background,
+            (None, true, _) => Priority::RealTime,
+            (None, false, true) => Priority::Pod,
+            (None, false, false) => Priority::Warmup,
+        }
+    }
+
+    /// Schedules the next attempt after one that failed.
+    fn fail(&mut self, error: String, random: u64, now: Instant) {
+        let since = self.failing.map_or(now, |(since, _)| since);
+        let pause = match now.saturating_duration_since(since) >= FAILING_MAX {
+            true => RETRY_MAX,
+            false => spread(RETRY_MIN.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX), random),
+        };
+        self.error = Some(error.into());
+        self.failures = self.failures.saturating_add(1);
+        self.failing = Some((since, now));
+        self.asked = false;
+        self.phase = Phase::Scheduled(now + pause);
+    }
+
+    /// Takes a certificate that has this much of its life left, and schedules its renewal.
+    fn succeed(&mut self, certificate: Arc<Certificate>, life: Life, now: Instant) {
+        self.certificate = Some((certificate, now + life.left));
+        self.error = None;
+        self.failures = 0;
+        self.failing = None;
+        self.asked = false;
+        self.phase = Phase::Scheduled(now + life.renewal());
     }
 }
 
@@ -68,8 +154,7 @@ enum Phase {
 /// Order of calls: any `handle_*`, then `poll_event` until `None`; `handle_timeout` once `poll_timeout` has passed. Each
 /// [`Event::Request`] is answered by one `handle_issued`, also after its identity is no longer wanted.
 ///
-/// An identity without a certificate, whose connections are refused, is requested before any renewal; among equals,
-/// the one that has waited longest.
+/// Requests are made in order of [`Priority`]; among equals, the one that has waited longest is first.
 ///
 /// Invariants, checked after every call in debug builds: no more than eight requests are in flight, counting those of
 /// identities that are gone; an entry in flight was requested.
@@ -82,31 +167,49 @@ pub struct CertificateKeeper {
 }
 
 impl CertificateKeeper {
-    /// Takes the identities that are wanted from now on.
-    pub fn handle_wanted(&mut self, wanted: &BTreeSet<Identity>, now: Instant) {
-        let gone: Vec<_> =
-            self.entries.keys().filter(|identity| !wanted.contains(*identity)).cloned().collect();
+    /// Takes the identities that are wanted from now on: those of pods, and those that pods are expected to have.
+    pub fn handle_wanted(&mut self, pods: &BTreeSet<Identity>, expected: &BTreeSet<Identity>, now: Instant) {
+        let wanted = |identity: &Identity| pods.contains(identity) || expected.contains(identity);
+        let gone: Vec<_> = self.entries.keys().filter(|identity| !wanted(identity)).cloned().collect();
         for identity in gone {
             if self.entries.remove(&identity).is_some_and(|entry| entry.certificate.is_some()) {
                 self.events.push_back(Event::Withdraw(identity));
             }
         }
-        for identity in wanted {
+        for identity in pods.union(expected) {
             if !self.entries.contains_key(identity) {
                 let in_flight = self.in_flight.contains(identity);
                 let phase = if in_flight { Phase::InFlight } else { Phase::Queued(now) };
                 self.entries.insert(identity.clone(), Entry::new(phase));
             }
         }
+        for (identity, entry) in &mut self.entries {
+            entry.pod = pods.contains(identity);
+        }
         self.check();
     }
 
-    /// Takes the answer to a request: a certificate with the life that is left of it, or why there is none. `random` is
-    /// uniform over all of `u64`; it spreads the next attempts of identities that failed together.
+    /// A connection waits for an identity's certificate. One that has failed is tried again at once, but not within a
+    /// second of the last failure. Identities that are not wanted, and those that have a certificate, stay as they are.
+    pub fn handle_question(&mut self, identity: &Identity, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(identity)
+            && entry.certificate.is_none()
+        {
+            entry.asked = true;
+            if let Phase::Scheduled(at) = entry.phase {
+                let soonest = entry.failing.map_or(now, |(_, last)| last + RETRY_MIN).min(at);
+                entry.phase = if soonest <= now { Phase::Queued(now) } else { Phase::Scheduled(soonest) };
+            }
+        }
+        self.check();
+    }
+
+    /// Takes the answer to a request: a certificate with its life, or why there is none. `random` is uniform over all of
+    /// `u64`; it spreads the next attempts of identities that failed together.
     pub fn handle_issued(
         &mut self,
         identity: &Identity,
-        result: Result<(Arc<Certificate>, Duration), String>,
+        result: Result<(Arc<Certificate>, Life), String>,
         random: u64,
         now: Instant,
     ) {
@@ -115,17 +218,9 @@ impl CertificateKeeper {
             match result {
                 Ok((certificate, life)) => {
                     self.events.push_back(Event::Publish(certificate.clone()));
-                    entry.certificate = Some((certificate, now + life));
-                    entry.error = None;
-                    entry.failures = 0;
-                    entry.phase = Phase::Scheduled(now + (life / 2).max(RENEWAL_MIN));
+                    entry.succeed(certificate, life, now);
                 }
-                Err(error) => {
-                    let pause = RETRY_MIN.saturating_mul(1 << entry.failures.min(16)).min(RETRY_MAX);
-                    entry.error = Some(error.into());
-                    entry.failures += 1;
-                    entry.phase = Phase::Scheduled(now + spread(pause, random));
-                }
+                Err(error) => entry.fail(error, random, now),
             }
         }
         self.check();
@@ -140,7 +235,7 @@ impl CertificateKeeper {
             return None;
         }
         let queued = self.entries.iter_mut().filter_map(|(identity, entry)| match entry.phase {
-            Phase::Queued(since) => Some(((entry.certificate.is_some(), since), identity, entry)),
+            Phase::Queued(since) => Some(((Reverse(entry.priority()), since), identity, entry)),
             Phase::InFlight | Phase::Scheduled(_) => None,
         });
         let (_, identity, entry) = queued.min_by_key(|(rank, ..)| *rank)?;
@@ -188,6 +283,21 @@ impl CertificateKeeper {
             };
             (identity, state)
         })
+    }
+
+    /// Requests that are out.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// When the first of the certificates in force ends.
+    pub fn expiry(&self) -> Option<Instant> {
+        self.entries.values().filter_map(|entry| entry.certificate.as_ref()).map(|(_, end)| *end).min()
+    }
+
+    /// Whether an identity has a certificate.
+    pub fn has(&self, identity: &Identity) -> bool {
+        self.entries.get(identity).is_some_and(|entry| entry.certificate.is_some())
     }
 
     fn check(&self) {

@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use halo_core::snapshot::Snapshot;
-use halo_core::workload::Workload;
+use halo_core::snapshot::{Mesh, Snapshot};
+use halo_core::workload::{Protocol, Workload};
 use halo_core::zds::{PodState, WorkloadInfo};
 
 use super::*;
 use crate::ca::{CaError, EmbeddedCa};
 use crate::pods::PodView;
-use crate::testing::{FakeShards, publisher};
+use crate::testing::FakeShards;
 
 /// The random number that leaves a pause as it is.
 const MIDDLE: u64 = 1 << 63;
@@ -25,6 +25,11 @@ fn issue(account: &str) -> Arc<Certificate> {
     let ca = EmbeddedCa::in_memory("td", SystemTime::now()).unwrap();
     let issued = futures_now(ca.issue(who(account), Duration::from_secs(60), SystemTime::now()));
     Arc::new(issued.unwrap())
+}
+
+/// The life of a certificate whose validity begins when it arrives.
+fn fresh(left: Duration) -> Life {
+    Life { age: Duration::ZERO, left }
 }
 
 /// Runs a future that is ready at once.
@@ -46,31 +51,31 @@ fn requests(keeper: &mut CertificateKeeper) -> Vec<String> {
 #[test]
 fn an_identity_is_requested_once_renewed_at_half_its_life_and_withdrawn_when_it_goes() {
     let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
-    keeper.handle_wanted(&set(&["a"]), start);
-    keeper.handle_wanted(&set(&["a"]), start);
+    keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
+    keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
     assert_eq!(requests(&mut keeper), ["request a"]);
-    keeper.handle_issued(&who("a"), Ok((issue("a"), 100 * second)), MIDDLE, start);
+    keeper.handle_issued(&who("a"), Ok((issue("a"), fresh(100 * second))), MIDDLE, start);
     assert_eq!(requests(&mut keeper), ["publish a"]);
     assert_eq!(keeper.poll_timeout(), Some(start + 50 * second));
     keeper.handle_timeout(start + 49 * second);
     assert!(requests(&mut keeper).is_empty());
     keeper.handle_timeout(start + 50 * second);
     assert_eq!(requests(&mut keeper), ["request a"]);
-    keeper.handle_wanted(&set(&[]), start);
+    keeper.handle_wanted(&set(&[]), &set(&[]), start);
     assert_eq!(requests(&mut keeper), ["withdraw a"]);
     // It comes back while the old request is out: the answer serves it.
-    keeper.handle_wanted(&set(&["a"]), start);
+    keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
     assert!(requests(&mut keeper).is_empty());
-    keeper.handle_issued(&who("a"), Ok((issue("a"), second)), MIDDLE, start);
+    keeper.handle_issued(&who("a"), Ok((issue("a"), fresh(second))), MIDDLE, start);
     assert_eq!(requests(&mut keeper), ["publish a"]);
 }
 
 #[test]
 fn a_failed_renewal_backs_off_and_the_certificate_stays_until_it_expires() {
     let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
-    keeper.handle_wanted(&set(&["a"]), start);
+    keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
     requests(&mut keeper);
-    keeper.handle_issued(&who("a"), Ok((issue("a"), 10 * second)), MIDDLE, start);
+    keeper.handle_issued(&who("a"), Ok((issue("a"), fresh(10 * second))), MIDDLE, start);
     requests(&mut keeper);
     let mut now = start + 5 * second;
     for pause in [1, 2, 4] {
@@ -97,7 +102,7 @@ fn identities_that_fail_together_are_not_tried_again_together() {
     let (start, ms) = (Instant::now(), Duration::from_millis(1));
     let attempt = |random| {
         let mut keeper = CertificateKeeper::default();
-        keeper.handle_wanted(&set(&["a"]), start);
+        keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
         requests(&mut keeper);
         keeper.handle_issued(&who("a"), Err("down".into()), random, start);
         keeper.poll_timeout().unwrap() - start
@@ -113,11 +118,11 @@ fn at_most_eight_requests_are_in_flight_and_new_identities_come_first() {
     let (mut keeper, start) = (CertificateKeeper::default(), Instant::now());
     let names: Vec<_> = (0..20).map(|number| format!("s{number}")).collect();
     let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
-    keeper.handle_wanted(&set(&wanted), start);
+    keeper.handle_wanted(&set(&wanted), &set(&[]), start);
     let first = requests(&mut keeper);
     assert_eq!(first.len(), 8);
     let done = first[0].strip_prefix("request ").unwrap();
-    keeper.handle_issued(&who(done), Ok((issue(done), Duration::ZERO)), MIDDLE, start);
+    keeper.handle_issued(&who(done), Ok((issue(done), fresh(Duration::ZERO))), MIDDLE, start);
     keeper.handle_timeout(start + Duration::from_secs(1));
     let next = requests(&mut keeper);
     assert_eq!(next.iter().filter(|event| event.starts_with("request")).count(), 1);
@@ -129,7 +134,7 @@ fn a_second_attempt_at_a_first_certificate_comes_before_renewals_that_are_due() 
     let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
     let names: Vec<_> = (0..20).map(|number| format!("s{number:02}")).collect();
     let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
-    keeper.handle_wanted(&set(&wanted), start);
+    keeper.handle_wanted(&set(&wanted), &set(&[]), start);
     let certificate = issue("any");
     loop {
         let asked = requests(&mut keeper);
@@ -138,11 +143,11 @@ fn a_second_attempt_at_a_first_certificate_comes_before_renewals_that_are_due() 
             break;
         }
         asked.for_each(|name| {
-            keeper.handle_issued(&who(name), Ok((certificate.clone(), 8 * second)), MIDDLE, start)
+            keeper.handle_issued(&who(name), Ok((certificate.clone(), fresh(8 * second))), MIDDLE, start)
         });
     }
     wanted.push("waiting");
-    keeper.handle_wanted(&set(&wanted), start + 2 * second);
+    keeper.handle_wanted(&set(&wanted), &set(&[]), start + 2 * second);
     assert_eq!(requests(&mut keeper), ["request waiting"]);
     keeper.handle_issued(&who("waiting"), Err("down".into()), MIDDLE, start + 2 * second);
     // Twenty renewals and the second attempt are due at once, for eight places.
@@ -159,14 +164,14 @@ fn a_renewal_whose_certificate_expires_while_it_waits_comes_first() {
     let names: Vec<_> = (0..9).map(|number| format!("s{number}")).collect();
     let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
     let certificate = issue("any");
-    keeper.handle_wanted(&set(&["t", "u"]), start);
+    keeper.handle_wanted(&set(&["t", "u"]), &set(&[]), start);
     assert_eq!(requests(&mut keeper).len(), 2);
-    keeper.handle_issued(&who("t"), Ok((certificate.clone(), 100 * second)), MIDDLE, start);
-    keeper.handle_issued(&who("u"), Ok((certificate.clone(), 104 * second)), MIDDLE, start);
+    keeper.handle_issued(&who("t"), Ok((certificate.clone(), fresh(100 * second))), MIDDLE, start);
+    keeper.handle_issued(&who("u"), Ok((certificate.clone(), fresh(104 * second))), MIDDLE, start);
     requests(&mut keeper);
     let mut all = wanted.clone();
     all.extend(["t", "u"]);
-    keeper.handle_wanted(&set(&all), start);
+    keeper.handle_wanted(&set(&all), &set(&[]), start);
     assert_eq!(requests(&mut keeper).len(), 8);
     keeper.handle_timeout(start + 52 * second);
     // The certificate of `t` is gone, and so it is no renewal any more; `s8` has waited longer still.
@@ -176,13 +181,117 @@ fn a_renewal_whose_certificate_expires_while_it_waits_comes_first() {
     for name in ["s0", "s1", "s2"] {
         keeper.handle_issued(
             &who(name),
-            Ok((certificate.clone(), 100 * second)),
+            Ok((certificate.clone(), fresh(100 * second))),
             MIDDLE,
             start + 100 * second,
         );
         next.extend(requests(&mut keeper).into_iter().filter(|event| event.starts_with("request")));
     }
     assert_eq!(next, ["request s8", "request t", "request u"]);
+}
+
+#[test]
+fn requests_go_out_in_order_of_who_waits() {
+    let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
+    let first: Vec<_> = (0..8).map(|number| format!("s{number}")).collect();
+    let mut pods: Vec<&str> = first.iter().map(String::as_str).collect();
+    keeper.handle_wanted(&set(&pods), &set(&[]), start);
+    requests(&mut keeper);
+    for name in &first {
+        keeper.handle_issued(&who(name), Ok((issue(name), fresh(10 * second))), MIDDLE, start);
+    }
+    requests(&mut keeper);
+    // Renewals have waited longest, then a workload without a pod, then pods, then a pod that a connection waits for.
+    keeper.handle_timeout(start + 5 * second);
+    let late = start + 6 * second;
+    keeper.handle_wanted(&set(&pods), &set(&["expected"]), late);
+    pods.extend(["pod", "waiting"]);
+    keeper.handle_wanted(&set(&pods), &set(&["expected", "pod"]), late + second);
+    keeper.handle_question(&who("waiting"), late + 2 * second);
+    keeper.handle_question(&who("s7"), late + 2 * second);
+    keeper.handle_question(&who("nobody"), late + 2 * second);
+    let order = requests(&mut keeper);
+    assert_eq!(order[..4], ["request waiting", "request pod", "request expected", "request s0"]);
+    assert_eq!((order.len(), keeper.in_flight()), (8, 8));
+}
+
+#[test]
+fn a_workload_without_a_pod_keeps_its_certificate_until_both_are_gone() {
+    let (mut keeper, start, second) = (CertificateKeeper::default(), Instant::now(), Duration::from_secs(1));
+    keeper.handle_wanted(&set(&[]), &set(&["a"]), start);
+    assert_eq!(requests(&mut keeper), ["request a"]);
+    keeper.handle_issued(&who("a"), Ok((issue("a"), fresh(100 * second))), MIDDLE, start);
+    assert_eq!(requests(&mut keeper), ["publish a"]);
+    for (pods, expected) in [(&["a"][..], &["a"][..]), (&["a"], &[]), (&[], &["a"])] {
+        keeper.handle_wanted(&set(pods), &set(expected), start);
+        assert!(requests(&mut keeper).is_empty());
+    }
+    keeper.handle_wanted(&set(&[]), &set(&[]), start);
+    assert_eq!(requests(&mut keeper), ["withdraw a"]);
+}
+
+#[test]
+fn a_question_hastens_an_attempt_but_never_within_a_second_of_the_last() {
+    let (mut keeper, start, ms) = (CertificateKeeper::default(), Instant::now(), Duration::from_millis(1));
+    keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
+    requests(&mut keeper);
+    let mut now = start;
+    for _ in 0..4 {
+        keeper.handle_issued(&who("a"), Err("down".into()), MIDDLE, now);
+        now = keeper.poll_timeout().unwrap();
+        keeper.handle_timeout(now);
+        assert_eq!(requests(&mut keeper), ["request a"]);
+    }
+    keeper.handle_issued(&who("a"), Err("down".into()), MIDDLE, now);
+    assert_eq!(keeper.poll_timeout(), Some(now + 16_000 * ms));
+    // A hundred questions make one attempt, a second after the last.
+    for step in 0..100 {
+        keeper.handle_question(&who("a"), now + step * ms);
+        assert!(requests(&mut keeper).is_empty());
+    }
+    assert_eq!(keeper.poll_timeout(), Some(now + 1_000 * ms));
+    keeper.handle_timeout(now + 1_000 * ms);
+    assert_eq!(requests(&mut keeper), ["request a"]);
+    keeper.handle_issued(&who("a"), Err("down".into()), MIDDLE, now + 1_000 * ms);
+    keeper.handle_question(&who("a"), now + 5_000 * ms);
+    assert_eq!(requests(&mut keeper), ["request a"]);
+}
+
+#[test]
+fn after_a_quarter_of_an_hour_of_failing_every_pause_is_the_longest() {
+    let (mut keeper, start) = (CertificateKeeper::default(), Instant::now());
+    keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
+    requests(&mut keeper);
+    let mut now = start;
+    while now < start + Duration::from_secs(15 * 60) {
+        keeper.handle_issued(&who("a"), Err("down".into()), 0, now);
+        let next = keeper.poll_timeout().unwrap();
+        assert!(next <= now + Duration::from_secs(120), "the longest pause less a fifth");
+        now = next;
+        keeper.handle_timeout(now);
+        requests(&mut keeper);
+    }
+    keeper.handle_issued(&who("a"), Err("down".into()), 0, now);
+    assert_eq!(keeper.poll_timeout(), Some(now + Duration::from_secs(150)));
+    keeper.handle_timeout(now + Duration::from_secs(150));
+    requests(&mut keeper);
+    keeper.handle_issued(&who("a"), Ok((issue("a"), fresh(Duration::from_secs(100)))), 0, now);
+    assert_eq!(keeper.poll_timeout(), Some(now + Duration::from_secs(50)), "a success ends the series");
+}
+
+#[test]
+fn a_certificate_is_renewed_at_half_of_its_validity_or_soon_where_it_comes_old() {
+    let (start, second) = (Instant::now(), Duration::from_secs(1));
+    for (age, left, renewal) in [(0, 100, 50), (20, 80, 30), (40, 60, 15), (90, 8, 2), (0, 0, 0)] {
+        let mut keeper = CertificateKeeper::default();
+        keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
+        requests(&mut keeper);
+        let life = Life { age: age * second, left: left * second };
+        keeper.handle_issued(&who("a"), Ok((issue("a"), life)), MIDDLE, start);
+        let due = if left == 0 { start } else { start + renewal * second };
+        assert_eq!(keeper.poll_timeout(), Some(due), "age {age} left {left}");
+        assert_eq!(keeper.expiry(), Some(start + left * second));
+    }
 }
 
 fn pods(list: &[(&str, &str)]) -> Pods {
@@ -213,14 +322,20 @@ struct Bench {
     shards: FakeShards,
     publisher: Publisher,
     pods: watch::Sender<Pods>,
+    questions: mpsc::Sender<Question>,
     view: watch::Receiver<CertificateView>,
+    totals: Arc<CertificateTotals>,
 }
 
 fn start(ttl: Duration, failures: usize) -> Bench {
     let shards = FakeShards::default();
-    let publisher = publisher(&shards);
+    let mesh = Arc::new(Mesh { node: "here".into(), ..Mesh::default() });
+    let (publisher, publishing) = Publisher::new(Snapshot { mesh, ..Snapshot::default() }, shards.clone());
+    tokio::spawn(publishing);
     let (pods, receiver) = watch::channel(Pods::new());
     let (sender, view) = watch::channel(CertificateView::new());
+    let (questions, asked) = mpsc::channel(16);
+    let totals = Arc::new(CertificateTotals::default());
     let authority = EmbeddedCa::in_memory("td", SystemTime::now()).unwrap();
     tokio::spawn(run(CertificatesSetup {
         authority: Flaky(authority, Arc::new(AtomicUsize::new(failures))),
@@ -228,9 +343,11 @@ fn start(ttl: Duration, failures: usize) -> Bench {
         trust_domain: "td".into(),
         publisher: publisher.clone(),
         pods: receiver,
+        questions: asked,
         view: sender,
+        totals: totals.clone(),
     }));
-    Bench { shards, publisher, pods, view }
+    Bench { shards, publisher, pods, questions, view, totals }
 }
 
 #[tokio::test]
@@ -285,7 +402,8 @@ async fn a_certificate_of_two_seconds_is_renewed_while_it_is_valid() {
 
 #[tokio::test]
 async fn certificates_are_renewed_also_after_the_last_word_on_pods() {
-    let Bench { shards, publisher: _publisher, pods: sender, view: _view } = start(Duration::from_secs(2), 0);
+    let Bench { shards, publisher: _publisher, pods: sender, view: _view, .. } =
+        start(Duration::from_secs(2), 0);
     sender.send_replace(pods(&[("one", "cart")]));
     let first = shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
     drop(sender);
@@ -303,4 +421,50 @@ async fn a_failure_is_shown_and_tried_again() {
     let unavailable = |view: &CertificateView| matches!(view.as_slice(), [(_, State::Unavailable(_))]);
     tokio::time::timeout(crate::testing::DEADLINE, bench.view.wait_for(unavailable)).await.unwrap().unwrap();
     bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+}
+
+fn workload(uid: &str, account: &str) -> MeshEdit {
+    MeshEdit::Workload(Arc::new(Workload {
+        uid: uid.into(),
+        name: uid.into(),
+        namespace: "shop".into(),
+        service_account: account.into(),
+        trust_domain: "td".into(),
+        node: "here".into(),
+        protocol: Protocol::Hbone,
+        ..Workload::default()
+    }))
+}
+
+#[tokio::test]
+async fn a_workload_of_the_node_has_its_certificate_before_its_pod_comes() {
+    let bench = start(Duration::from_secs(3600), 0);
+    bench.publisher.publish(vec![workload("w", "cart")]).await.unwrap();
+    let snapshot = bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    let certificate = snapshot.certificates.get(&who("cart")).unwrap().clone();
+    bench.pods.send_replace(pods(&[("w", "cart")]));
+    bench.publisher.publish(vec![MeshEdit::RemoveWorkload("w".into())]).await.unwrap();
+    bench.publisher.publish(vec![workload("x", "web")]).await.unwrap();
+    let snapshot = bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 2).await;
+    assert!(Arc::ptr_eq(&certificate, snapshot.certificates.get(&who("cart")).unwrap()));
+    bench.pods.send_replace(Pods::new());
+    bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    assert_eq!((bench.totals.issued(), bench.totals.failed(), bench.totals.rotations()), (2, 0, 0));
+}
+
+#[tokio::test]
+async fn a_question_shortens_the_wait_of_an_identity_that_fails() {
+    let mut bench = start(Duration::from_secs(3600), 4);
+    bench.pods.send_replace(pods(&[("one", "cart")]));
+    let unavailable = |view: &CertificateView| matches!(view.as_slice(), [(_, State::Unavailable(_))]);
+    tokio::time::timeout(crate::testing::DEADLINE, bench.view.wait_for(unavailable)).await.unwrap().unwrap();
+    // Without questions the fifth attempt would come after 15 s, later than the deadline of the test.
+    let asking = tokio::spawn(async move {
+        while bench.questions.send(Question::Certificate(who("cart"))).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    bench.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    assert_eq!((bench.totals.issued(), bench.totals.failed()), (1, 4));
+    asking.abort();
 }

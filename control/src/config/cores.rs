@@ -54,7 +54,7 @@ impl Cores {
             "core {core} does not exist or is outside this process's cpuset; it may use {}",
             Self(usable.to_vec())
         );
-        Err(ConfigError { variable: "HALO_CORES", value: self.to_string(), reason })
+        Err(ConfigError { variable: "HALO_CORES".into(), value: self.to_string(), reason })
     }
 }
 

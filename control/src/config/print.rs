@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Config, LocalSource, LogFormat, RecordsMode, RingMode, ShardCount};
+use super::{CaSource, Config, LocalSource, LogFormat, NodeFacts, RecordsMode, RingMode, ShardCount};
+use crate::grpc::{Roots, UpstreamConfig};
 
 /// The form of a printed configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,15 @@ pub(super) fn to_json(config: &Config) -> Value {
         "inpodUds": config.zds_path,
         "localXds": local,
         "secretTtl": seconds(config.secret_ttl.as_secs_f64()),
-        "caDir": config.ca_dir,
+        "xds": config.xds.as_ref().map(upstream),
+        "xdsOnDemand": config.xds_on_demand,
+        "ca": match &config.ca {
+            CaSource::Memory => json!("memory"),
+            CaSource::Directory(directory) => json!({ "dir": directory }),
+            CaSource::Remote(ca) => upstream(ca),
+        },
+        "crlPath": config.crl_path,
+        "node": facts(&config.facts),
         "workerThreads": shards(config.shards),
         "cores": config.cores.as_ref().map(ToString::to_string),
         "records": match config.records {
@@ -60,6 +69,37 @@ pub(super) fn to_json(config: &Config) -> Value {
             LogFormat::Json => "json",
         },
         "limits": limits(config),
+    })
+}
+
+fn upstream(upstream: &UpstreamConfig) -> Value {
+    let headers: Vec<_> = upstream.headers.iter().map(|(name, _)| name).collect();
+    let client = upstream.client_certificate.as_ref();
+    json!({
+        "address": upstream.address,
+        "rootCert": match &upstream.roots {
+            Roots::File(path) => json!({ "path": path }),
+            Roots::Inline(text) => json!({ "inlineBytes": text.len() }),
+            Roots::System => json!("system"),
+        },
+        "altHostname": upstream.alt_hostname,
+        "token": upstream.token.to_string(),
+        "clientCertificate": client.map(|(certificate, key)| json!({ "path": certificate, "keyPath": key })),
+        "clusterId": upstream.cluster,
+        // Their values may be secrets.
+        "headers": headers,
+    })
+}
+
+fn facts(facts: &NodeFacts) -> Value {
+    json!({
+        "instanceIp": facts.instance_ip,
+        "podName": facts.pod_name,
+        "podNamespace": facts.pod_namespace,
+        "serviceAccount": facts.service_account,
+        "nodeName": facts.node_name,
+        "proxyMetadata": facts.metadata,
+        "jsonMetadata": facts.json,
     })
 }
 

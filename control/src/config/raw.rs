@@ -1,6 +1,8 @@
 //! Texts into values: the forms that variables take, and why one is refused.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,27 +14,73 @@ use super::ShardCount;
 #[error("{variable}={value:?}: {reason}")]
 pub struct ConfigError {
     /// Name of the variable or flag.
-    pub variable: &'static str,
-    /// What it was set to.
+    pub variable: Cow<'static, str>,
+    /// What it was set to, unless that is a secret.
     pub value: String,
     /// What is wrong with that.
     pub reason: String,
 }
 
-/// Environment variables, by name. An empty value counts as not set.
+/// What the node finds in files whose places are fixed.
 #[derive(Debug, Clone, Default)]
-pub struct Variables(BTreeMap<String, String>);
+pub struct Files {
+    /// The text of [`MESH_CONFIG`], if it is there.
+    pub mesh_config: Option<String>,
+    /// Whether there is a [`TOKEN`].
+    pub token: bool,
+}
+
+/// The mesh's configuration, of which `defaultConfig` counts.
+pub const MESH_CONFIG: &str = "./etc/istio/config/mesh";
+/// The token of the node's service account.
+pub const TOKEN: &str = "./var/run/secrets/tokens/istio-token";
+
+/// Environment variables, by name, and what the files say that count beside them.
+#[derive(Clone, Default)]
+pub struct Variables {
+    values: BTreeMap<String, String>,
+    files: Files,
+}
+
+/// Names only: a value may be a secret.
+impl fmt::Debug for Variables {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_set().entries(self.values.keys()).finish()
+    }
+}
 
 impl Variables {
-    /// The value of a variable, if it is set.
+    /// The value of a variable, if it is set. An empty value counts as not set.
     pub fn value(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Whether a variable is set, and set to nothing.
+    pub fn is_set_empty(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(String::is_empty)
+    }
+
+    /// Variables whose name begins so, with the rest of it, in order. An empty value counts as not set.
+    pub fn starting_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let values = self.values.iter().filter(|(_, value)| !value.is_empty());
+        values.filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
+    }
+
+    /// The same variables beside these files.
+    pub fn with_files(self, files: Files) -> Self {
+        Self { files, ..self }
+    }
+
+    /// What the files say.
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Variables {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let values = pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { values, files: Files::default() }
     }
 }
 

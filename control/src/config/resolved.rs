@@ -1,16 +1,24 @@
 //! The table of variables, and the relations between their values.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use halo_core::limits::Limits;
 
+use super::proxy_config::ProxyConfig;
 use super::raw::{
-    ConfigError, Reason, Variables, boolean, duration, duration_some, mark, milliseconds, number, parse,
-    shard_count, word,
+    ConfigError, Files, MESH_CONFIG, Reason, Variables, boolean, duration, duration_some, mark, milliseconds,
+    number, parse, shard_count, word,
 };
-use super::{Config, Cores, LocalSource, LogFormat, Overrides, RecordsMode, RingMode, ShardCount};
+use super::upstream::{self, UpstreamDraft, header, hostname, json, roots, token};
+use super::{
+    CaSource, Config, Cores, LocalSource, LogFormat, NodeFacts, Overrides, RecordsMode, RingMode, ShardCount,
+};
+use crate::grpc::Token;
 
 /// One variable: what parses it is what documents it.
 #[derive(Debug)]
@@ -21,14 +29,23 @@ pub struct Variable {
     pub default: &'static str,
     /// What it means.
     pub meaning: &'static str,
-    /// Takes the text into the draft, or says what is wrong with it.
-    set: fn(&mut Draft, &str) -> Result<(), Reason>,
+    /// Takes the text into the draft, or says what is wrong with it. Where the name ends in `*`, the text before says
+    /// what that stands for.
+    set: fn(&mut Draft, &str, &str) -> Result<(), Reason>,
 }
 
 /// A configuration while variables are read: what depends on several of them is not decided yet.
-#[derive(Debug)]
-struct Draft {
-    config: Config,
+pub(super) struct Draft {
+    pub(super) config: Config,
+    pub(super) xds: UpstreamDraft,
+    pub(super) ca: UpstreamDraft,
+    pub(super) ca_dir: Option<PathBuf>,
+    pub(super) token: Option<Token>,
+    pub(super) client_certificate: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
+    pub(super) kubernetes: bool,
+    proxy: ProxyConfig,
+    shards: Option<ShardCount>,
     local_path: Option<PathBuf>,
     local_inline: Option<String>,
     drain: Option<Duration>,
@@ -36,6 +53,8 @@ struct Draft {
     admin: Option<SocketAddr>,
     readiness: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
+    stats_port: u16,
+    pub(super) discovery: Option<String>,
 }
 
 /// Largest flow-control window (RFC 9113, section 6.9.1).
@@ -45,13 +64,16 @@ const FRAME_SIZE: (u32, u32) = (1 << 14, (1 << 24) - 1);
 
 /// Rows: name, default, meaning, and how the text is taken.
 macro_rules! variables {
-    ($($name:literal, $default:literal, $meaning:literal, |$draft:ident, $text:ident| $set:expr;)*) => {
-        /// Every variable that is read. Where two mean the same, the later row wins.
+    (@or_unused) => { _ };
+    (@or_unused $rest:ident) => { $rest };
+    ($($name:literal, $default:literal, $meaning:literal, |$draft:ident, $text:ident $(, $rest:ident)?| $set:expr;)*) => {
+        /// Every variable that is read. Where two mean the same, the later row wins. A name that ends in `*` stands for
+        /// all that begin so.
         pub const VARIABLES: &[Variable] = &[$(Variable {
             name: $name,
             default: $default,
             meaning: $meaning,
-            set: |$draft, $text| { $set; Ok(()) },
+            set: |$draft, variables!(@or_unused $($rest)?), $text| { $set; Ok(()) },
         },)*];
     };
 }
@@ -76,9 +98,51 @@ variables! {
         |draft, text| draft.local_inline = Some(text.into());
     "SECRET_TTL", "24h", "life of a workload certificate", |draft, text| draft.config.secret_ttl = duration_some(text)?;
     "HALO_CA_DIR", "none: a root in memory", "directory with the embedded authority's root, shared by the nodes",
-        |draft, text| draft.config.ca_dir = Some(text.into());
-    "ZTUNNEL_WORKER_THREADS", "a quarter of the cores", "shards: N, P%, or 0 for every core",
-        |draft, text| draft.config.shards = shard_count(text)?;
+        |draft, text| draft.ca_dir = Some(text.into());
+    "XDS_ADDRESS", "discoveryAddress of PROXY_CONFIG; else istiod, in Kubernetes; none with a local source",
+        "control plane: https://host:port; set to nothing: none", |draft, text| draft.xds.at(text)?;
+    "CA_ADDRESS", "like XDS_ADDRESS; none with HALO_CA_DIR",
+        "certificate authority: https://host:port; set to nothing: none", |draft, text| draft.ca.at(text)?;
+    "XDS_ROOT_CA", "./var/run/secrets/istio/root-cert.pem", "roots of the control plane: a file, PEM text or SYSTEM",
+        |draft, text| draft.xds.roots = roots(text)?;
+    "CA_ROOT_CA", "./var/run/secrets/istio/root-cert.pem", "roots of the authority's server: a file, PEM text or SYSTEM",
+        |draft, text| draft.ca.roots = roots(text)?;
+    "ALT_XDS_HOSTNAME", "none", "name that the control plane's certificate may carry instead",
+        |draft, text| draft.xds.alt_hostname = Some(hostname(text)?);
+    "ALT_CA_HOSTNAME", "none", "name that the authority's certificate may carry instead",
+        |draft, text| draft.ca.alt_hostname = Some(hostname(text)?);
+    "AUTH_TOKEN", "./var/run/secrets/tokens/istio-token, if it is there",
+        "what the node shows to be let in: a file, by a path that begins with / or ., or the token itself",
+        |draft, text| draft.token = Some(token(text));
+    "XDS_HEADER_*", "none", "further headers to the control plane",
+        |draft, text, name| draft.xds.headers.push(header(name, text)?);
+    "CA_HEADER_*", "none", "further headers to the authority",
+        |draft, text, name| draft.ca.headers.push(header(name, text)?);
+    "HALO_XDS_CLIENT_CERT", "none", "certificate that the node shows the control plane, PEM file",
+        |draft, text| draft.client_certificate = Some(text.into());
+    "HALO_XDS_CLIENT_KEY", "none", "key of HALO_XDS_CLIENT_CERT, PEM file",
+        |draft, text| draft.client_key = Some(text.into());
+    "XDS_ON_DEMAND", "false", "ask the control plane for what is needed rather than for everything",
+        |draft, text| draft.config.xds_on_demand = boolean(text)?;
+    "CRL_PATH", "none", "file of revoked certificates, PEM or DER, watched",
+        |draft, text| draft.config.crl_path = Some(text.into());
+    "KUBERNETES_SERVICE_HOST", "none", "set in Kubernetes, where istiod is the control plane unless another is named",
+        |draft, _text| draft.kubernetes = true;
+    "PROXY_CONFIG", "defaultConfig of ./etc/istio/config/mesh, if it is there",
+        "YAML: discoveryAddress, proxyAdminPort, statsPort, concurrency, proxyMetadata",
+        |draft, text| draft.proxy.merge(ProxyConfig::parse(text)?);
+    "POD_NAME", "empty", "the node proxy's own pod", |draft, text| draft.config.facts.pod_name = text.into();
+    "POD_NAMESPACE", "empty", "the namespace of POD_NAME", |draft, text| draft.config.facts.pod_namespace = text.into();
+    "SERVICE_ACCOUNT", "empty", "the service account of POD_NAME",
+        |draft, text| draft.config.facts.service_account = text.into();
+    "INSTANCE_IP", "1.1.1.1", "the node proxy's own address",
+        |draft, text| draft.config.facts.instance_ip = parse(text, "an IP address")?;
+    "ISTIO_META_*", "none", "metadata of the node for the control plane; wins over proxyMetadata",
+        |draft, text, name| drop(draft.config.facts.metadata.insert(name.into(), text.into()));
+    "ISTIO_METAJSON_*", "none", "metadata of the node for the control plane, as JSON",
+        |draft, text, name| drop(draft.config.facts.json.insert(name.into(), json(text)?));
+    "ZTUNNEL_WORKER_THREADS", "concurrency of PROXY_CONFIG; else a quarter of the cores",
+        "shards: N, P%, or 0 for every core", |draft, text| draft.shards = Some(shard_count(text)?);
     "HALO_CORES", "all of the process's cpuset", "cores that shards are pinned to, in turn: a list such as 0-3,6",
         |draft, text| draft.config.cores = Some(Cores::parse(text)?);
     "HALO_RECORDS", "sealed", "who seals TLS records: sealed (Halo) or rustls",
@@ -145,7 +209,19 @@ impl Default for Draft {
             zds_path: "/var/run/ztunnel/ztunnel.sock".into(),
             local: None,
             secret_ttl: Duration::from_secs(24 * 3600),
-            ca_dir: None,
+            xds: None,
+            xds_on_demand: false,
+            ca: CaSource::Memory,
+            crl_path: None,
+            facts: NodeFacts {
+                instance_ip: Ipv4Addr::new(1, 1, 1, 1).into(),
+                pod_name: String::new(),
+                pod_namespace: String::new(),
+                service_account: String::new(),
+                node_name: String::new(),
+                metadata: BTreeMap::new(),
+                json: BTreeMap::new(),
+            },
             shards: ShardCount::Auto,
             cores: None,
             records: RecordsMode::Sealed,
@@ -160,6 +236,15 @@ impl Default for Draft {
         };
         Self {
             config,
+            xds: UpstreamDraft::default(),
+            ca: UpstreamDraft::default(),
+            ca_dir: None,
+            token: None,
+            client_certificate: None,
+            client_key: None,
+            kubernetes: false,
+            proxy: ProxyConfig::default(),
+            shards: None,
             local_path: None,
             local_inline: None,
             drain: None,
@@ -167,6 +252,8 @@ impl Default for Draft {
             admin: None,
             readiness: None,
             metrics: None,
+            stats_port: 15_020,
+            discovery: None,
         }
     }
 }
@@ -174,17 +261,57 @@ impl Default for Draft {
 /// Reads every row, lets flags win, then settles what depends on several values.
 pub(super) fn resolve(variables: &Variables, overrides: &Overrides) -> Result<Config, ConfigError> {
     let mut draft = Draft::default();
+    if let Some(text) = &variables.files().mesh_config {
+        draft.proxy =
+            ProxyConfig::of_mesh(text).map_err(|reason| refuse(MESH_CONFIG, "(its text)", reason))?;
+    }
     for variable in VARIABLES {
-        if let Some(value) = variables.value(variable.name) {
-            (variable.set)(&mut draft, value).map_err(|reason| refuse(variable.name, value, reason))?;
+        match variable.name.strip_suffix('*') {
+            None => take(&mut draft, variable, "", variables.value(variable.name))?,
+            Some(prefix) => {
+                for (rest, value) in variables.starting_with(prefix) {
+                    take(&mut draft, variable, rest, Some(value))?;
+                }
+            }
         }
     }
+    draft.xds.disabled = variables.is_set_empty("XDS_ADDRESS");
+    draft.ca.disabled = variables.is_set_empty("CA_ADDRESS");
     override_with(&mut draft, overrides)?;
-    settle(draft)
+    adopt(&mut draft);
+    settle(draft, variables.files())
 }
 
-fn refuse(variable: &'static str, value: &str, reason: impl Into<String>) -> ConfigError {
-    ConfigError { variable, value: value.to_owned(), reason: reason.into() }
+fn take(draft: &mut Draft, variable: &Variable, rest: &str, value: Option<&str>) -> Result<(), ConfigError> {
+    let Some(value) = value else { return Ok(()) };
+    (variable.set)(draft, rest, value).map_err(|reason| {
+        let name = format!("{}{rest}", variable.name.trim_end_matches('*'));
+        let secret = matches!(variable.name, "AUTH_TOKEN" | "XDS_HEADER_*" | "CA_HEADER_*");
+        refuse(name, if secret { "(not shown)" } else { value }, reason)
+    })
+}
+
+/// Takes what `PROXY_CONFIG` says where no variable or flag says otherwise.
+fn adopt(draft: &mut Draft) {
+    let proxy = std::mem::take(&mut draft.proxy);
+    let own = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), proxy.proxy_admin_port.unwrap_or(15_000));
+    draft.admin = draft.admin.or(Some(own));
+    draft.stats_port = proxy.stats_port.unwrap_or(15_020);
+    let of = |count: u16| NonZeroU32::new(count.into()).map_or(ShardCount::EveryCore, ShardCount::Count);
+    draft.config.shards = draft.shards.or(proxy.concurrency.map(of)).unwrap_or(ShardCount::Auto);
+    for (name, value) in proxy.proxy_metadata {
+        let name = name.strip_prefix("ISTIO_META_").unwrap_or(&name);
+        draft.config.facts.metadata.entry(name.to_owned()).or_insert(value);
+    }
+    draft.discovery = proxy.discovery_address;
+}
+
+pub(super) fn refuse(
+    variable: impl Into<Cow<'static, str>>,
+    value: &str,
+    reason: impl Into<String>,
+) -> ConfigError {
+    ConfigError { variable: variable.into(), value: value.to_owned(), reason: reason.into() }
 }
 
 fn override_with(draft: &mut Draft, flags: &Overrides) -> Result<(), ConfigError> {
@@ -199,7 +326,7 @@ fn override_with(draft: &mut Draft, flags: &Overrides) -> Result<(), ConfigError
         config.log_filter.clone_from(filter);
     }
     if let Some(text) = &flags.shards {
-        config.shards = shard_count(text).map_err(|reason| refuse("--shards", text, reason))?;
+        draft.shards = Some(shard_count(text).map_err(|reason| refuse("--shards", text, reason))?);
     }
     if let Some(text) = &flags.cores {
         let cores = Cores::parse(text).map_err(|reason| refuse("--cores", text, reason))?;
@@ -212,7 +339,7 @@ fn override_with(draft: &mut Draft, flags: &Overrides) -> Result<(), ConfigError
         config.records = records(text).map_err(|reason| refuse("--records", text, reason))?;
     }
     if flags.ca_dir.is_some() {
-        config.ca_dir.clone_from(&flags.ca_dir);
+        draft.ca_dir.clone_from(&flags.ca_dir);
     }
     if flags.local.is_some() {
         draft.local_path.clone_from(&flags.local);
@@ -224,9 +351,8 @@ fn override_with(draft: &mut Draft, flags: &Overrides) -> Result<(), ConfigError
     Ok(())
 }
 
-fn settle(draft: Draft) -> Result<Config, ConfigError> {
-    let mut config = draft.config;
-    config.local = match (draft.local_path, draft.local_inline) {
+fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
+    draft.config.local = match (draft.local_path.take(), draft.local_inline.take()) {
         (Some(path), Some(_)) => {
             let path = path.display().to_string();
             return Err(refuse("LOCAL_XDS_PATH", &path, "LOCAL_XDS is set too; only one may be"));
@@ -234,6 +360,9 @@ fn settle(draft: Draft) -> Result<Config, ConfigError> {
         (Some(path), None) => Some(LocalSource::File(path)),
         (None, inline) => inline.map(LocalSource::Inline),
     };
+    upstream::settle(&mut draft, files)?;
+    let mut config = draft.config;
+    config.facts.node_name.clone_from(&config.node);
     let limits = &mut config.limits;
     if limits.connection_window < limits.stream_window_max {
         let reason = format!("must not be below HTTP2_STREAM_WINDOW_SIZE, {}", limits.stream_window_max);
@@ -249,9 +378,9 @@ fn settle(draft: Draft) -> Result<Config, ConfigError> {
         true => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
         false => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
     };
-    config.admin = draft.admin.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15_000));
+    config.admin = draft.admin.unwrap_or(config.admin);
     config.readiness = draft.readiness.unwrap_or(any(15_021));
-    config.metrics = draft.metrics.unwrap_or(any(15_020));
+    config.metrics = draft.metrics.unwrap_or(any(draft.stats_port));
     Ok(config)
 }
 

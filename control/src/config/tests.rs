@@ -75,7 +75,7 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("CONNECTION_TERMINATION_DEADLINE", "99999999999999999999s", "duration"),
     ] {
         let error = read(&[(name, value)]).unwrap_err();
-        assert_eq!((error.variable, error.value.as_str()), (name, value));
+        assert_eq!((&*error.variable, error.value.as_str()), (name, value));
         assert!(error.reason.contains(reason), "{error}");
         assert!(error.to_string().starts_with(&format!("{name}={value:?}: ")), "{error}");
     }

@@ -40,6 +40,8 @@ const REQUEST_LEN_MAX: usize = 64 * 1024 * 1024;
 const FULL_PUSHES_MAX: usize = 16;
 /// How long a stream may keep its place among them: a client that does not read keeps nobody else out.
 const FULL_PUSH_PLACE_MAX: Duration = Duration::from_secs(30);
+/// Inputs that a stream takes in a row before others have their turn.
+const INPUTS_MAX: usize = 64;
 /// Characters of a client's reason for refusing a response that are logged.
 const REASON_LEN_MAX: usize = 2048;
 
@@ -115,7 +117,7 @@ impl Body for AdsBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let this = self.get_mut();
-        loop {
+        for _ in 0..INPUTS_MAX {
             if let Some(message) = &mut this.sending {
                 let piece = message.next();
                 if message.is_finished() {
@@ -133,6 +135,8 @@ impl Body for AdsBody {
                 ready!(this.poll_input(context));
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -7,7 +7,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use halo_core::id::Identity;
 use prost_types::Struct;
@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::auth::{AuthError, Authenticator, Caller};
 use crate::ca::{CSR_LEN_MAX, CaError, EmbeddedCa, Issued};
+use crate::once::Told;
 use crate::proto::ca::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
@@ -143,6 +144,7 @@ pub struct CertificateService {
 struct Tally {
     issued: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
+    told: Mutex<Told>,
 }
 
 impl CertificateService {
@@ -268,7 +270,12 @@ impl CertificateService {
             Refusal::Authority(failure) => error!(%failure, "certificate not issued"),
             // Whoever can connect can cause these, as often as they like.
             Refusal::Caller(_) => debug!(%refusal, reason, "certificate refused"),
-            _ => warn!(%refusal, reason, "certificate refused"),
+            _ => {
+                let mut told = self.tally.told.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(left_out) = told.now(&refusal.to_string(), Instant::now()) {
+                    warn!(%refusal, reason, left_out, "certificate refused");
+                }
+            }
         }
         Status::new(refusal.code(), refusal.to_string())
     }

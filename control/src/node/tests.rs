@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -48,7 +48,9 @@ impl Running {
         let shards = FakeShards::default();
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = oneshot::channel();
-        let node = run_with(config, shards.clone(), stopped, |addresses| tell.send(addresses).unwrap());
+        let node = run_with(config, shards.clone(), mpsc::channel(1).1, stopped, |addresses| {
+            tell.send(addresses).unwrap()
+        });
         let task = tokio::spawn(node);
         let mut addresses = told.await.unwrap();
         addresses.readiness.set_ip("127.0.0.1".parse().unwrap());
@@ -280,7 +282,7 @@ async fn a_port_that_is_taken_is_an_error_that_names_the_server() {
     let address = taken.local_addr().unwrap();
     let variables: Variables = [("HALO_ADMIN_ADDR", address.to_string())].into_iter().collect();
     let config = Config::read(&variables, &Overrides::default()).unwrap();
-    let error = run(config, FakeShards::default(), pending::<()>()).await.unwrap_err();
+    let error = run(config, FakeShards::default(), mpsc::channel(1).1, pending::<()>()).await.unwrap_err();
     assert!(error.to_string().starts_with(&format!("admin server on {address}: ")), "{error}");
 }
 

@@ -90,6 +90,14 @@ counters! {
     lookups,
     /// Lookups that ended at their deadline.
     lookups_expired,
+    /// Questions that were put to the control plane.
+    questions_asked,
+    /// Questions that found the queue to the control plane full; each is asked again.
+    questions_refused,
+    /// Handshakes refused and tunnels cut because a certificate is revoked.
+    crl_rejections,
+    /// Certificate revocation lists that could not be read and were passed over.
+    crl_unreadable,
     /// Policies in dry run that matched.
     policies_dry_run,
     /// Policies that a workload names and the snapshot does not hold, counted at each check.

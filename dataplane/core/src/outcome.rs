@@ -20,6 +20,8 @@ pub enum ResponseFlag {
     NetworkPolicy,
     /// Our own certificate is not available.
     IdentityError,
+    /// A certificate is revoked.
+    CertRevoked,
 }
 
 impl ResponseFlag {
@@ -33,6 +35,7 @@ impl ResponseFlag {
             Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
             Self::NetworkPolicy => "NETWORK_POLICY",
             Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertRevoked => "CERT_REVOKED",
         }
     }
 }
@@ -135,13 +138,15 @@ reasons! {
     /// The route needs a waypoint that cannot be resolved.
     UnknownWaypoint = ("unknown_waypoint", Connect, 503, Warn, false, "unknown waypoint: the destination names a waypoint that is not known"),
     /// The route needs a feature that this build does not have.
-    Unsupported = ("unsupported", Connect, 503, Warn, false, "the route needs a waypoint or another network, which this build does not support"),
+    Unsupported = ("unsupported", Connect, 503, Warn, false, "the route needs a waypoint, another network or an application tunnel, which this build does not support"),
     /// Our own certificate has not been issued, or has expired.
     NoCertificate = ("no_certificate", IdentityError, 503, Error, false, "identity error: no valid certificate for the workload"),
     /// The TLS peer sent no certificate.
     PeerNoCertificate = ("peer_no_certificate", TlsFailure, 503, Warn, false, "tls error: the peer presented no certificate"),
     /// The TLS peer's certificate does not chain to our roots, is expired, or is not well formed.
     PeerBadCertificate = ("peer_bad_certificate", TlsFailure, 503, Warn, false, "tls error: the peer's certificate is not valid for this mesh"),
+    /// A certificate of the TLS peer's chain is revoked, or the peer says so of ours.
+    CertRevoked = ("cert_revoked", CertRevoked, 503, Warn, false, "tls error: a certificate of the connection has been revoked"),
     /// The TLS peer belongs to another trust domain.
     PeerTrustDomain = ("peer_trust_domain", TlsFailure, 503, Warn, false, "tls error: the peer belongs to another trust domain"),
     /// The TLS peer is not who was asked for.

@@ -3,7 +3,8 @@
 //! An address is looked up once, service first and then workload, and every rule reads that one answer: a waypoint of
 //! the service is seen even where the same address is also a workload's. A waypoint that a destination names is never
 //! bypassed: unknown, it is [`Reason::UnknownWaypoint`]; known, it needs a route that this build does not have.
-//! Resolving opens nothing and waits for nothing.
+//! Resolving opens nothing and waits for nothing: where the node knows only what it asked for, "not there" counts once
+//! the control plane has said so, and until then the answer is the question.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::demand::Question;
 use crate::id::Identity;
 use crate::net::{HBONE_PORT, is_own_port};
 use crate::outcome::Reason;
-use crate::service::{BalanceMode, Service};
+use crate::service::{BalanceMode, Service, ServiceKey};
 use crate::snapshot::Snapshot;
 use crate::workload::{Gateway, GatewayDestination, Protocol, Workload};
 
@@ -85,10 +86,13 @@ pub fn resolve(snapshot: &Snapshot, captured: &Captured<'_>, random: u64) -> Rou
         return to_service(snapshot, captured, service, random);
     }
     let workload = lookup::workload(snapshot, &address);
-    let Some(workload) = workload.filter(|_| !own_address) else {
-        return Route::Tcp(TcpRoute { destination, workload: workload.cloned(), service: None });
-    };
-    to_workload(snapshot, captured, workload)
+    if let Some(workload) = workload.filter(|_| !own_address) {
+        return to_workload(snapshot, captured, workload);
+    }
+    if !local && let Some(question) = unanswered(snapshot, || Question::Address(address)) {
+        return Route::Lookup(question);
+    }
+    Route::Tcp(TcpRoute { destination, workload: workload.cloned(), service: None })
 }
 
 /// The local pod's own workload. Pods of one name exist only in different clusters; the own cluster's is preferred.
@@ -104,31 +108,55 @@ pub fn local_workload<'a>(
     candidates.max_by_key(own_cluster)
 }
 
+/// Why an inbound CONNECT has no target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoTarget {
+    /// The control plane has not said what the authority's host is.
+    Lookup(Question),
+    /// It may not have one.
+    Deny(Reason),
+}
+
+impl From<Reason> for NoTarget {
+    fn from(reason: Reason) -> Self {
+        Self::Deny(reason)
+    }
+}
+
 /// Decides which address an inbound CONNECT is for.
 ///
 /// `tunnel_destination` is the address that the tunnel was accepted on, and always the address of the answer: the
 /// authority contributes the port. It is `ip:port`, `[v6]:port` or `host:port`; an address must be the tunnel's, and
-/// a host is a service as the workload's own namespace sees it.
+/// a host is a service as the workload's own namespace sees it. A workload that wants its traffic by an application tunnel
+/// is refused: without the tunnel it would take the proxy for the client.
 pub fn inbound_target(
     snapshot: &Snapshot,
     local: &Workload,
     tunnel_destination: IpAddr,
     authority: &str,
-) -> Result<SocketAddr, Reason> {
+) -> Result<SocketAddr, NoTarget> {
     let tunnel_destination = tunnel_destination.to_canonical();
-    let port = match parse_authority(authority)? {
+    let authority = parse_authority(authority)?;
+    if local.application_tunnel.is_some() {
+        return Err(Reason::Unsupported.into());
+    }
+    let port = match authority {
         Authority::Address(ip, port) if ip == tunnel_destination => port,
-        Authority::Address(..) => return Err(Reason::NotForUs),
-        Authority::Host(host, port) => {
-            host_port(snapshot, local, host, port).ok_or(Reason::UnknownService)?
-        }
+        Authority::Address(..) => return Err(Reason::NotForUs.into()),
+        Authority::Host(host, port) => host_port(snapshot, local, host, port)?,
     };
-    if is_own_port(port) { Err(Reason::OwnPort) } else { Ok(SocketAddr::new(tunnel_destination, port)) }
+    if is_own_port(port) {
+        return Err(Reason::OwnPort.into());
+    }
+    Ok(SocketAddr::new(tunnel_destination, port))
 }
 
 fn to_service(snapshot: &Snapshot, captured: &Captured<'_>, service: &Arc<Service>, random: u64) -> Route {
-    if let Some(reason) = waypoint_of_service(snapshot, &captured.source.namespace, service) {
-        return Route::Deny(reason);
+    // Weighted waypoints are tried before the plain one.
+    let weighted = service.weighted_waypoints.iter().map(|waypoint| &waypoint.gateway);
+    let waypoints = weighted.chain(&service.waypoint);
+    if let Some(route) = to_waypoint(snapshot, &captured.source.namespace, waypoints) {
+        return route;
     }
     let destination = captured.destination;
     let mode = service.load_balancer.as_ref().map(|balancer| balancer.mode);
@@ -152,11 +180,10 @@ fn to_service(snapshot: &Snapshot, captured: &Captured<'_>, service: &Arc<Servic
 }
 
 fn to_workload(snapshot: &Snapshot, captured: &Captured<'_>, workload: &Arc<Workload>) -> Route {
-    if let Some(waypoint) = &workload.waypoint
-        && !is_waypoint(snapshot, captured, waypoint)
-    {
-        let known = waypoint_exists(snapshot, &captured.source.namespace, waypoint);
-        return Route::Deny(if known { Reason::Unsupported } else { Reason::UnknownWaypoint });
+    let waypoint = workload.waypoint.as_deref().into_iter();
+    let waypoint = waypoint.filter(|waypoint| !is_waypoint(snapshot, captured, waypoint));
+    if let Some(route) = to_waypoint(snapshot, &captured.source.namespace, waypoint) {
+        return route;
     }
     to_endpoint(workload, None, captured.destination)
 }
@@ -184,15 +211,35 @@ fn identities(workload: &Workload, service: Option<&Service>) -> Arc<[Identity]>
     std::iter::once(own).chain(others).collect()
 }
 
-/// Why traffic to `service` cannot go because of its waypoints; `None` if it has none.
-///
-/// Weighted waypoints are tried before the plain one, and one that is known is enough to know the route.
-fn waypoint_of_service(snapshot: &Snapshot, client_namespace: &str, service: &Service) -> Option<Reason> {
-    let weighted = service.weighted_waypoints.iter().map(|waypoint| &waypoint.gateway);
-    let mut named = weighted.chain(&service.waypoint).peekable();
-    named.peek()?;
-    let known = named.any(|waypoint| waypoint_exists(snapshot, client_namespace, waypoint));
-    Some(if known { Reason::Unsupported } else { Reason::UnknownWaypoint })
+/// The route through one of these waypoints; `None` if there are none. One that is known is enough to know the route,
+/// and where none is, the first that nobody has asked for is asked for.
+fn to_waypoint<'a>(
+    snapshot: &Snapshot,
+    client_namespace: &str,
+    waypoints: impl Iterator<Item = &'a Gateway>,
+) -> Option<Route> {
+    let (mut named, mut lookup) = (false, None);
+    for waypoint in waypoints {
+        named = true;
+        if waypoint_exists(snapshot, client_namespace, waypoint) {
+            return Some(Route::Deny(Reason::Unsupported));
+        }
+        lookup = lookup.or_else(|| {
+            unanswered(snapshot, || match &waypoint.destination {
+                GatewayDestination::Service(key) => Question::Service(key.clone()),
+                GatewayDestination::Address(address) => Question::Address(address.clone()),
+            })
+        });
+    }
+    named.then(|| lookup.map_or(Route::Deny(Reason::UnknownWaypoint), Route::Lookup))
+}
+
+/// The question about something that was not found, unless its answer is known to be that there is no such thing.
+fn unanswered(snapshot: &Snapshot, question: impl FnOnce() -> Question) -> Option<Question> {
+    if !snapshot.mesh.on_demand {
+        return None;
+    }
+    Some(question()).filter(|question| !snapshot.answered.contains(question))
 }
 
 fn waypoint_exists(snapshot: &Snapshot, client_namespace: &str, waypoint: &Gateway) -> bool {
@@ -254,8 +301,18 @@ fn parse_authority(text: &str) -> Result<Authority<'_>, Reason> {
     if valid { Ok(Authority::Host(host, port)) } else { Err(Reason::BadAuthority) }
 }
 
-fn host_port(snapshot: &Snapshot, local: &Workload, host: &str, port: u16) -> Option<u16> {
-    let service = lookup::service_named(snapshot, &local.namespace, host)?;
+fn host_port(snapshot: &Snapshot, local: &Workload, host: &str, port: u16) -> Result<u16, NoTarget> {
+    let Some(service) = lookup::service_named(snapshot, &local.namespace, host) else {
+        let question = unanswered(snapshot, || Question::Service(key_of_host(local, host)));
+        return Err(question.map_or(NoTarget::Deny(Reason::UnknownService), NoTarget::Lookup));
+    };
     let none = crate::workload::PortMap::new();
-    balance::target_port(service, local.services.get(&service.key).unwrap_or(&none), port)
+    let port = balance::target_port(service, local.services.get(&service.key).unwrap_or(&none), port);
+    port.ok_or(NoTarget::Deny(Reason::UnknownService))
+}
+
+/// The service that a host name means before it is known: one that the workload serves, else one of its namespace.
+fn key_of_host(local: &Workload, host: &str) -> ServiceKey {
+    let served = local.services.keys().find(|key| *key.hostname == *host);
+    served.cloned().unwrap_or_else(|| ServiceKey::new(&local.namespace, host))
 }

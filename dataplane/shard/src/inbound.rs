@@ -13,9 +13,11 @@ use halo_core::outcome::Reason;
 use halo_core::rbac;
 use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
-use halo_core::resolve;
+use halo_core::resolve::{self, NoTarget};
+use halo_core::workload::Workload;
 
 use crate::conn::{Original, Parties};
+use crate::demand::Missing;
 use crate::plaintext;
 use crate::pod::{Pod, Seat, SeatKind};
 use crate::refusal::Subject;
@@ -63,11 +65,11 @@ async fn start(
     socket: Socket,
     (client, local): (SocketAddr, SocketAddr),
 ) -> Result<(), Reason> {
-    let config = shard.wait_for(|snapshot| {
-        let workload = shard.workload_of(snapshot, pod)?;
-        shard.tls_of(snapshot, &workload.identity())
+    let config = shard.wait_for(pod, |snapshot| {
+        let workload = shard.workload_of(snapshot, pod).ok_or(Reason::SourceUnknown)?;
+        shard.own_tls(snapshot, &workload.identity())
     });
-    let config = config.await.ok_or(Reason::NoCertificate)?;
+    let config = config.await?;
     let handshake = Handshake::server(&config).map_err(|error| error.reason())?;
     let secured = dial::secure(shard, socket, handshake).await?;
     if pod.is_gone() {
@@ -139,7 +141,7 @@ async fn open(
     head: RequestHead,
 ) -> Result<(Tracked, Socket), Reason> {
     let seat = peer.pod.seat(shard, SeatKind::Connection)?;
-    let (destination, response) = decide(shard, peer, &head)?;
+    let (destination, response) = decide(shard, peer, &head).await?;
     let parties = Parties {
         direction: Direction::Inbound,
         transport: Transport::Hbone,
@@ -162,8 +164,8 @@ async fn open(
     Ok((tracked, app))
 }
 
-/// Where the request goes, if it may, by one generation.
-fn decide(
+/// Where the request goes, if it may, by one generation. A host that the node has to ask for is waited for.
+async fn decide(
     shard: &Rc<Shard>,
     peer: &Peer,
     head: &RequestHead,
@@ -172,14 +174,26 @@ fn decide(
         return Err(Reason::NotConnect);
     }
     let authority = head.authority.as_deref().ok_or(Reason::BadAuthority)?;
-    let snapshot = shard.snapshot();
-    let workload = shard.workload_of(&snapshot, &peer.pod).ok_or(Reason::SourceUnknown)?;
-    let destination = resolve::inbound_target(&snapshot, workload, peer.local.ip(), authority)?;
-    let connection =
-        rbac::Connection { source: peer.client, identity: Some(&peer.identity), destination, workload };
-    if let Some(reason) = shard.verdict(&snapshot, &connection) {
-        return Err(reason);
-    }
+    let decided = shard.wait_for(&peer.pod, |snapshot| {
+        let Some(workload) = shard.workload_of(snapshot, &peer.pod) else {
+            return Ok(Err(Reason::SourceUnknown));
+        };
+        let destination = match resolve::inbound_target(snapshot, workload, peer.local.ip(), authority) {
+            Ok(destination) => destination,
+            Err(NoTarget::Deny(reason)) => return Ok(Err(reason)),
+            Err(NoTarget::Lookup(question)) => {
+                return Err(Missing { reason: Reason::DestinationUnknown, question: Some(question) });
+            }
+        };
+        let connection =
+            rbac::Connection { source: peer.client, identity: Some(&peer.identity), destination, workload };
+        Ok(shard.verdict(snapshot, &connection).map_or_else(|| Ok((destination, accepted(workload))), Err))
+    });
+    decided.await?
+}
+
+/// The answer to a request that was let in.
+fn accepted(workload: &Workload) -> ConnectResponse {
     let headers = vec![("baggage".to_owned(), Baggage::of(workload).to_string())];
-    Ok((destination, ConnectResponse { status: 200, headers }))
+    ConnectResponse { status: 200, headers }
 }

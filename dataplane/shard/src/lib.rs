@@ -11,6 +11,7 @@
 mod accept;
 mod buffers;
 mod conn;
+mod demand;
 mod inbound;
 mod mailbox;
 mod netns;
@@ -34,6 +35,7 @@ pub mod tls;
 mod tunnel;
 mod wake;
 
+pub use demand::Ask;
 pub use mailbox::{BindError, Mailbox, Message, PodSpec, Reply};
 pub use refusal::Refusal;
 pub use ring::{RingKind, now_ms, probe_io_uring};

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use halo_core::baggage::Baggage;
 use halo_core::hbone::{ConnectRequest, OpenError};
-use halo_core::id::Identity;
 use halo_core::outcome::Reason;
 use halo_core::pool::PoolKey;
 use halo_core::relay::Way;
@@ -19,6 +18,7 @@ use halo_core::resolve::{self, Captured, HboneRoute, Route, TcpRoute};
 use halo_core::workload::Workload;
 
 use crate::conn::{Original, Parties};
+use crate::demand::Missing;
 use crate::plaintext;
 use crate::pod::{Leg, Pod, Seat};
 use crate::pool::{self, Place};
@@ -72,6 +72,7 @@ async fn connect(
     match route {
         Route::Tcp(to) => tcp(&ask, socket, to).await,
         Route::Hbone(to) => tunnelled(&ask, socket, to).await,
+        // It was waited for.
         Route::Lookup(_) => Err(Reason::DestinationUnknown),
         Route::Deny(reason) => Err(reason),
     }
@@ -86,21 +87,25 @@ struct Ask<'a> {
     destination: SocketAddr,
 }
 
-/// Decides by one generation. A pod that the control plane has not delivered yet is waited for.
+/// Decides by one generation. What the control plane has not delivered yet is waited for: the pod's own workload, and
+/// what the node has to ask for.
 async fn route(
     shard: &Rc<Shard>,
     pod: &Rc<Pod>,
     client: SocketAddr,
     destination: SocketAddr,
 ) -> Result<(Arc<Workload>, Route), Reason> {
-    let known = shard.wait_for(|snapshot| {
-        let source = shard.workload_of(snapshot, pod)?;
-        Some((snapshot.clone(), source.clone()))
+    let decided = shard.wait_for(pod, |snapshot| {
+        let source = shard.workload_of(snapshot, pod).ok_or(Reason::SourceUnknown)?;
+        let captured = Captured { source, client, destination };
+        match resolve::resolve(snapshot, &captured, shard.random()) {
+            Route::Lookup(question) => {
+                Err(Missing { reason: Reason::DestinationUnknown, question: Some(question) })
+            }
+            route => Ok((source.clone(), route)),
+        }
     });
-    let (snapshot, source) = known.await.ok_or(Reason::SourceUnknown)?;
-    let captured = Captured { source: &source, client, destination };
-    let route = resolve::resolve(&snapshot, &captured, shard.random());
-    Ok((source, route))
+    decided.await
 }
 
 /// Connects to a destination outside the mesh.
@@ -151,7 +156,7 @@ fn hbone(seat: Seat, tracked: Tracked, socket: Socket, (place, stream): (Place, 
 /// Opens a stream and waits for the far side's 200.
 async fn open(ask: &Ask<'_>, to: &HboneRoute) -> Result<(Place, Rc<Stream>), Reason> {
     let source = ask.source.identity();
-    wait_for_certificate(ask.shard, &source).await?;
+    ask.shard.wait_for(ask.pod, |snapshot| ask.shard.own_tls(snapshot, &source).map(drop)).await?;
     let key = PoolKey {
         pod: ask.pod.uid.clone(),
         source,
@@ -168,11 +173,6 @@ async fn open(ask: &Ask<'_>, to: &HboneRoute) -> Result<(Place, Rc<Stream>), Rea
             other => return other,
         }
     }
-}
-
-async fn wait_for_certificate(shard: &Rc<Shard>, identity: &Identity) -> Result<(), Reason> {
-    let ready = shard.wait_for(|snapshot| shard.tls_of(snapshot, identity).map(drop));
-    ready.await.ok_or(Reason::NoCertificate)
 }
 
 async fn try_open(

@@ -12,6 +12,7 @@ use halo_core::rbac;
 use halo_core::report::{Direction, Transport};
 
 use crate::conn::{Original, Parties};
+use crate::demand::Missing;
 use crate::pod::{Leg, Pod, Seat};
 use crate::refusal::Subject;
 use crate::relay;
@@ -64,8 +65,8 @@ async fn open(
     if is_own_port(destination.port()) {
         return Err(Reason::OwnPort);
     }
-    let known = shard.wait_for(|snapshot| shard.workload_of(snapshot, pod).map(drop));
-    known.await.ok_or(Reason::SourceUnknown)?;
+    let unknown = || Missing::from(Reason::SourceUnknown);
+    shard.wait_for(pod, |snapshot| shard.workload_of(snapshot, pod).map(drop).ok_or_else(unknown)).await?;
     let app = connect_to_app(shard, pod, client.ip(), destination).await?;
     // Checked last, by the newest generation: from here to the connection's tracking there is no pause.
     let snapshot = shard.snapshot();

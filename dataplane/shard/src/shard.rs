@@ -6,8 +6,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::certificate::Certificate;
+use halo_core::certificate::{Certificate, Revocations};
 use halo_core::counters::Counters;
+use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
 use halo_core::outcome::Reason;
@@ -20,6 +21,7 @@ use halo_core::workload::Workload;
 
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
+use crate::demand::{Demand, Missing, REFUSED_MS};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::{Pod, Seat};
@@ -29,8 +31,8 @@ use crate::ring;
 use crate::socket::SocketOptions;
 use crate::stats::{self, Latencies};
 use crate::timer::Timers;
-use crate::tls::{RecordsKind, TlsConfig};
-use crate::tunnel::{CLOSE_MS_MAX, Tunnel};
+use crate::tls::{PeerChain, RecordsKind, RevocationLists, TlsConfig};
+use crate::tunnel::{CLOSE_MS_MAX, Side, Tunnel};
 use crate::wake::{Broadcast, Signal};
 
 /// Between two looks at whether a drain is done, ms, where nothing tells of it.
@@ -57,6 +59,8 @@ pub(crate) struct Shard {
     conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
     pub(crate) conn_ended: Broadcast,
     tls: RefCell<HashMap<Identity, Configured>>,
+    /// What is revoked, as the snapshot has it.
+    revocations: RefCell<Option<Arc<RevocationLists>>>,
     random: Cell<u64>,
     next_id: Cell<u64>,
     draining: Cell<bool>,
@@ -76,6 +80,7 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<Counters>,
     pub(crate) place: Place,
     pub(crate) refusals: Refusals,
+    pub(crate) demand: Demand,
 }
 
 impl std::ops::Deref for Shard {
@@ -106,6 +111,7 @@ impl Shard {
             conns: RefCell::default(),
             conn_ended: Broadcast::default(),
             tls: RefCell::default(),
+            revocations: RefCell::default(),
             random: Cell::new(RandomState::new().hash_one(0) | 1),
             next_id: Cell::new(0),
             draining: Cell::new(false),
@@ -147,7 +153,7 @@ impl Shard {
     }
 
     /// Adopts a generation: parked connections look again, open inbound connections are checked against the new
-    /// policies, tunnels to workloads that are gone are closed.
+    /// policies, tunnels to workloads that are gone are closed, and those of revoked peers are cut.
     pub(crate) fn adopt(&self, snapshot: Arc<Snapshot>) {
         let snapshot = Rc::new(Snapshot::clone(&snapshot));
         let old = self.snapshot.replace(snapshot.clone());
@@ -162,6 +168,11 @@ impl Shard {
             self.close_tunnels_to_the_gone(&snapshot);
         }
         self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
+        let lists = |snapshot: &Snapshot| snapshot.revocations.as_ref().map(Arc::as_ptr);
+        if lists(&old) != lists(&snapshot) {
+            self.revoke(snapshot.revocations.as_deref());
+        }
+        self.demand.generation();
         self.changed.notify();
     }
 
@@ -203,6 +214,27 @@ impl Shard {
         }
     }
 
+    /// Goes by new revocation lists: handshakes from now on, those that run at their end, and open tunnels at once.
+    fn revoke(&self, revocations: Option<&Revocations>) {
+        let lists = revocations.map(|revocations| Arc::new(RevocationLists::new(revocations)));
+        let unreadable = lists.as_ref().map_or(0, |lists| lists.unreadable());
+        self.counters.crl_unreadable.add(unreadable as u64);
+        self.revocations.replace(lists);
+        self.tls.borrow_mut().clear();
+        for tunnel in self.tunnels_where(|tunnel| tunnel.ended().is_none() && self.revoked(&tunnel.peer)) {
+            self.counters.crl_rejections.increment();
+            tunnel.revoke();
+            if let Side::Outbound(id) = tunnel.side {
+                self.retire_tunnel(id);
+            }
+        }
+    }
+
+    /// Whether a certificate of the peer is revoked.
+    pub(crate) fn revoked(&self, peer: &PeerChain) -> bool {
+        self.revocations.borrow().as_ref().is_some_and(|lists| lists.revoke(peer))
+    }
+
     /// Asks the policies, and counts what they say on the side; the reason for a refusal.
     pub(crate) fn verdict(&self, snapshot: &Snapshot, connection: &rbac::Connection<'_>) -> Option<Reason> {
         let verdict = rbac::check_with(snapshot, connection, &mut |event| match event {
@@ -217,27 +249,62 @@ impl Shard {
         resolve::local_workload(snapshot, &pod.namespace, &pod.name, &pod.service_account)
     }
 
-    /// Waits until `find` finds something in a generation, at most as long as a lookup may take.
-    pub(crate) async fn wait_for<T>(&self, mut find: impl FnMut(&Rc<Snapshot>) -> Option<T>) -> Option<T> {
-        let snapshot = self.snapshot();
-        if let Some(found) = find(&snapshot) {
-            return Some(found);
+    /// Waits until `find` finds something in a generation, at most as long as a lookup may take and while the pod is on
+    /// the node. What `find` has a question about is asked for.
+    ///
+    /// # Errors
+    /// What was missing to the end.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        pod: &Pod,
+        mut find: impl FnMut(&Rc<Snapshot>) -> Result<T, Missing>,
+    ) -> Result<T, Reason> {
+        match find(&self.snapshot()) {
+            Ok(found) => Ok(found),
+            // Nearly every connection finds all it needs, and none should be larger for those that do not.
+            Err(missing) => Box::pin(self.park(pod, find, missing)).await,
         }
+    }
+
+    async fn park<T>(
+        &self,
+        pod: &Pod,
+        mut find: impl FnMut(&Rc<Snapshot>) -> Result<T, Missing>,
+        mut missing: Missing,
+    ) -> Result<T, Reason> {
         self.counters.lookups.increment();
+        let mut waiting = self.demand.enter();
         let found = ring::within_ms(self.limits.lookup_ms_max, async {
             loop {
-                self.changed.next().await;
-                let snapshot = self.snapshot();
-                if let Some(found) = find(&snapshot) {
-                    return found;
+                if pod.is_gone() {
+                    return Err(Reason::WorkloadGone);
+                }
+                match waiting.need(missing.question.take(), ring::now_ms()) {
+                    true => drop(ring::within_ms(REFUSED_MS, self.changed.next()).await),
+                    false => self.changed.next().await,
+                }
+                match find(&self.snapshot()) {
+                    Ok(found) => return Ok(found),
+                    Err(still) => missing = still,
                 }
             }
         });
         let found = found.await;
-        if found.is_none() {
+        found.unwrap_or_else(|| {
             self.counters.lookups_expired.increment();
-        }
-        found
+            Err(missing.reason)
+        })
+    }
+
+    /// The TLS configuration of an identity.
+    ///
+    /// # Errors
+    /// Its certificate is missing, unusable or expired; the question asks for one.
+    pub(crate) fn own_tls(&self, snapshot: &Snapshot, identity: &Identity) -> Result<Rc<TlsConfig>, Missing> {
+        self.tls_of(snapshot, identity).ok_or_else(|| Missing {
+            reason: Reason::NoCertificate,
+            question: Some(Question::Certificate(identity.clone())),
+        })
     }
 
     /// The TLS configuration of an identity; `None` while its certificate is missing, unusable or expired.
@@ -253,7 +320,8 @@ impl Shard {
         {
             return Some(config.clone());
         }
-        let config = Rc::new(TlsConfig::new(certificate).ok()?);
+        let revocations = self.revocations.borrow().clone();
+        let config = Rc::new(TlsConfig::with_revocations(certificate, revocations).ok()?);
         cache.insert(identity.clone(), (certificate.clone(), config.clone()));
         Some(config)
     }
@@ -299,6 +367,8 @@ impl Shard {
             tunnel.abort(Reason::WorkloadGone);
         }
         self.pool_changed.notify();
+        // What waits for an answer waits no longer.
+        self.changed.notify();
         self.place.leave(&pod.netns);
     }
 

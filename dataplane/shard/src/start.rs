@@ -1,5 +1,6 @@
 //! Starts a shard's thread: pins it, builds its ring, runs its mailbox.
 
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -8,6 +9,7 @@ use std::thread;
 use halo_core::counters::Counters;
 use halo_core::limits::Limits;
 
+use crate::demand::{Ask, Demand};
 use crate::mailbox::{Inbox, Mailbox, Message, mailbox};
 use crate::netns::Place;
 use crate::pool;
@@ -18,7 +20,7 @@ use crate::tls::RecordsKind;
 use crate::wake::Finally;
 
 /// How to start a shard.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ShardConfig {
     /// Its number, from 0.
     pub index: usize,
@@ -34,6 +36,21 @@ pub struct ShardConfig {
     pub ring: RingKind,
     /// Where it tells of refused connections; bounded, so that a slow reader never holds the shard up.
     pub refusals: mpsc::SyncSender<Refusal>,
+    /// How it asks for what connections wait for.
+    pub ask: Ask,
+}
+
+impl fmt::Debug for ShardConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("ShardConfig")
+            .field("index", &self.index)
+            .field("core", &self.core)
+            .field("limits", &self.limits)
+            .field("records", &self.records)
+            .field("ipv6", &self.ipv6)
+            .field("ring", &self.ring)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a shard did not start.
@@ -113,6 +130,7 @@ fn run(
         index,
         core,
         ring: ring.name(),
+        demand: Demand::new(config.ask, counters.clone(), config.limits.lookup_ms_max),
         limits: config.limits,
         records: config.records,
         ipv6: config.ipv6,

@@ -14,6 +14,7 @@ mod handshake;
 mod messages;
 mod recent;
 mod records;
+mod revocation;
 mod sealed;
 mod unbuffered;
 mod verify;
@@ -22,6 +23,7 @@ pub use config::TlsConfig;
 pub use error::{CertificateFault, TlsError};
 pub use handshake::{Handshake, Progress};
 pub use records::{AnyRecords, Opened, Records, RecordsKind};
+pub use revocation::{PeerChain, RevocationLists};
 pub use sealed::Sealed;
 pub use unbuffered::Unbuffered;
 

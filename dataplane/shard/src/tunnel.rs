@@ -29,7 +29,7 @@ use crate::pod::Pod;
 use crate::shard::Shard;
 use crate::socket::{Closer, Socket};
 use crate::timer::{Deadline, Timers};
-use crate::tls::{AnyRecords, Records, TlsError};
+use crate::tls::{AnyRecords, PeerChain, Records, TlsError};
 use crate::wake::Signal;
 
 pub(crate) use stream::{Arrival, Stream};
@@ -55,6 +55,8 @@ pub(crate) struct Secured {
     pub(crate) records: AnyRecords,
     /// Who the peer proved to be.
     pub(crate) identity: Identity,
+    /// The certificates that proved it.
+    pub(crate) peer: PeerChain,
     /// Bytes behind the handshake: the first records.
     pub(crate) leftover: Vec<u8>,
 }
@@ -63,6 +65,7 @@ pub(crate) struct Secured {
 pub(crate) struct Tunnel {
     pub(crate) pod: Rc<Pod>,
     pub(crate) identity: Identity,
+    pub(crate) peer: PeerChain,
     pub(crate) side: Side,
     core: RefCell<Core>,
     write_ready: Signal,
@@ -129,10 +132,11 @@ impl Core {
 impl Tunnel {
     /// Starts the tunnel's tasks. The session's first frames leave with the first turn.
     pub(crate) fn start(shard: &Rc<Shard>, secured: Secured, start: Start) -> Rc<Self> {
-        let Secured { socket, records, identity, leftover } = secured;
+        let Secured { socket, records, identity, peer, leftover } = secured;
         let tunnel = Rc::new(Self {
             pod: start.pod,
             identity,
+            peer,
             side: start.side,
             core: RefCell::new(Core {
                 session: start.session,
@@ -325,6 +329,20 @@ impl Tunnel {
             stream.fail(reason);
         }
         self.write_ready.notify();
+    }
+
+    /// Cuts a tunnel whose peer is no longer who it proved to be. Its streams are reset and it is told to go, so that
+    /// nobody takes the cut for an end.
+    pub(crate) fn revoke(&self) {
+        let mut guard = self.core.borrow_mut();
+        let core = &mut *guard;
+        for id in core.streams.keys() {
+            core.session.reset(*id, ErrorCode::ConnectError);
+        }
+        core.session.close(ErrorCode::NoError);
+        drop(guard);
+        self.flush();
+        self.fail(Reason::CertRevoked);
     }
 
     /// Ends the tunnel at once, for a peer that is gone: nothing more is sent.

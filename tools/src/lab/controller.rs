@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use super::mesh::{Mesh, TRUST_DOMAIN};
 use super::netns::Netns;
 use super::process::{Process, Spec};
@@ -116,9 +114,9 @@ impl Controller {
         Ok(())
     }
 
-    /// Ends it without giving it time.
+    /// Ends it without giving it time; its port is free then.
     pub fn kill(&self) {
-        self.process.signal(Signal::SIGKILL);
+        self.process.stop(Duration::ZERO);
     }
 
     /// Waits until it says that it is ready.

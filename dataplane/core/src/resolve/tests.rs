@@ -3,7 +3,9 @@ use crate::fixture::{
     NETWORK, ip, on_network, pod, service, serving, snapshot, socket, waypoint_address, waypoint_service,
 };
 use crate::service::{CidrVip, LoadBalancer, ServiceKey, Visibility, WeightedWaypoint};
-use crate::workload::NetworkMode;
+use crate::workload::{ApplicationProtocol, ApplicationTunnel, NetworkMode};
+
+mod on_demand;
 
 const VIP: &str = "10.96.0.1";
 
@@ -360,10 +362,22 @@ fn an_inbound_authority_is_an_address_of_the_tunnel_or_a_service() {
         ("gone.shop:80", Err(Reason::UnknownService)),
         ("hidden.a:80", Err(Reason::UnknownService)),
     ] {
-        assert_eq!(target("10.0.0.2", authority), expected.map(socket), "{authority}");
+        let expected = expected.map(socket).map_err(NoTarget::Deny);
+        assert_eq!(target("10.0.0.2", authority), expected, "{authority}");
     }
     assert_eq!(target("2001:db8::2", "[2001:db8::2]:80"), Ok(socket("[2001:db8::2]:80")));
     assert_eq!(target("::ffff:10.0.0.2", "10.0.0.2:80"), Ok(socket("10.0.0.2:80")));
+}
+
+#[test]
+fn a_workload_with_an_application_tunnel_is_refused_and_not_sent_bare_bytes() {
+    let tunnel = ApplicationTunnel { protocol: ApplicationProtocol::Proxy, port: Some(15088) };
+    let cart = Workload { application_tunnel: Some(tunnel), ..pod("shop", "cart", "10.0.0.2") };
+    let mesh = snapshot([cart.clone()], [service("shop", "cart.shop", &[])]);
+    for authority in ["10.0.0.2:80", "10.0.0.3:80", "cart.shop:80"] {
+        let target = inbound_target(&mesh, &cart, ip("10.0.0.2"), authority);
+        assert_eq!(target, Err(Reason::Unsupported.into()), "{authority}");
+    }
 }
 
 #[test]
@@ -391,7 +405,7 @@ fn a_malformed_authority_is_refused() {
         "host:8 0",
     ] {
         let target = inbound_target(&mesh, &client(), ip("10.0.0.1"), authority);
-        assert_eq!(target, Err(Reason::BadAuthority), "{authority:?}");
+        assert_eq!(target, Err(Reason::BadAuthority.into()), "{authority:?}");
     }
 }
 

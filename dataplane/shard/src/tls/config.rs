@@ -6,17 +6,18 @@ use std::sync::Arc;
 use halo_core::certificate::Certificate;
 use halo_core::id::Identity;
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::error::TlsError;
-use super::recent::{self, RootsId};
-use super::verify::{ClientVerifier, ServerVerifier};
+use super::recent;
+use super::revocation::RevocationLists;
+use super::verify::{ClientVerifier, ServerVerifier, Trust};
 
 /// The one application protocol of a tunnel (RFC 7540, section 3.3).
 const ALPN: &[u8] = b"h2";
@@ -27,14 +28,7 @@ pub struct TlsConfig {
     identity: Identity,
     client: ClientConfig,
     server: Arc<ServerConfig>,
-    roots: Trust,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-/// The roots that peers' chains must lead to.
-struct Trust {
-    store: Arc<RootCertStore>,
-    id: RootsId,
+    trust: Arc<Trust>,
 }
 
 impl fmt::Debug for TlsConfig {
@@ -44,26 +38,44 @@ impl fmt::Debug for TlsConfig {
 }
 
 impl TlsConfig {
-    /// Builds both configurations. Peers' validity is judged by the system clock.
+    /// Builds both configurations, with nothing revoked. Peers' validity is judged by the system clock.
     ///
     /// Fails with [`TlsError::OwnCertificate`] when the chain is empty or malformed, the key does not fit the leaf, or
     /// no root can be read. The validity of our own leaf is not checked here.
     pub fn new(certificate: &Certificate) -> Result<Self, TlsError> {
-        Self::with_clock(certificate, Arc::new(DefaultTimeProvider))
+        Self::build(certificate, None, Arc::new(DefaultTimeProvider))
+    }
+
+    /// Like [`TlsConfig::new`], with what is revoked.
+    pub fn with_revocations(
+        certificate: &Certificate,
+        lists: Option<Arc<RevocationLists>>,
+    ) -> Result<Self, TlsError> {
+        Self::build(certificate, lists, Arc::new(DefaultTimeProvider))
     }
 
     /// Like [`TlsConfig::new`], with the clock that peers' validity is judged by.
     pub fn with_clock(certificate: &Certificate, clock: Arc<dyn TimeProvider>) -> Result<Self, TlsError> {
+        Self::build(certificate, None, clock)
+    }
+
+    fn build(
+        certificate: &Certificate,
+        lists: Option<Arc<RevocationLists>>,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(provider());
-        let algorithms = provider.signature_verification_algorithms;
-        let roots = Trust {
-            id: recent::roots_id(certificate.roots.iter().map(Vec::as_slice)),
-            store: Arc::new(roots(certificate)?),
-        };
-        let client = client(certificate, &provider, &roots, clock.clone())?;
-        let server = server(certificate, &provider, &roots, clock)?;
+        let trusted = certificate.roots.iter().map(Vec::as_slice);
+        let trust = Arc::new(Trust {
+            id: recent::trust_id(trusted, lists.as_ref().map(|lists| lists.id())),
+            roots: roots(certificate)?,
+            lists,
+            algorithms: provider.signature_verification_algorithms,
+        });
+        let client = client(certificate, &provider, &trust, clock.clone())?;
+        let server = server(certificate, &provider, &trust, clock)?;
         let identity = certificate.identity.clone();
-        Ok(Self { identity, client, server: Arc::new(server), roots, algorithms })
+        Ok(Self { identity, client, server: Arc::new(server), trust })
     }
 
     /// The identity that this certificate proves.
@@ -74,12 +86,7 @@ impl TlsConfig {
     /// The client's configuration for a server that must be one of `accepted`.
     pub(super) fn client(&self, accepted: Arc<[Identity]>) -> Arc<ClientConfig> {
         let mut config = self.client.clone();
-        let verifier = ServerVerifier {
-            roots: self.roots.store.clone(),
-            roots_id: self.roots.id,
-            algorithms: self.algorithms,
-            accepted,
-        };
+        let verifier = ServerVerifier { trust: self.trust.clone(), accepted };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         Arc::new(config)
     }
@@ -113,16 +120,11 @@ fn chain_and_key(certificate: &Certificate) -> (Vec<CertificateDer<'static>>, Pr
 fn client(
     certificate: &Certificate,
     provider: &Arc<CryptoProvider>,
-    roots: &Trust,
+    trust: &Arc<Trust>,
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, TlsError> {
     // Each handshake brings its own list of identities; this configuration alone accepts nobody.
-    let verifier = ServerVerifier {
-        roots: roots.store.clone(),
-        roots_id: roots.id,
-        algorithms: provider.signature_verification_algorithms,
-        accepted: Arc::new([]),
-    };
+    let verifier = ServerVerifier { trust: trust.clone(), accepted: Arc::new([]) };
     let (chain, key) = chain_and_key(certificate);
     let mut config = ClientConfig::builder_with_details(provider.clone(), clock)
         .with_protocol_versions(&[&TLS13])
@@ -141,16 +143,11 @@ fn client(
 fn server(
     certificate: &Certificate,
     provider: &Arc<CryptoProvider>,
-    roots: &Trust,
+    trust: &Arc<Trust>,
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ServerConfig, TlsError> {
-    let verifier = ClientVerifier {
-        chain: WebPkiClientVerifier::builder_with_provider(roots.store.clone(), provider.clone())
-            .build()
-            .map_err(|_| TlsError::OwnCertificate)?,
-        roots_id: roots.id,
-        trust_domain: certificate.identity.trust_domain.clone(),
-    };
+    let trust_domain = certificate.identity.trust_domain.clone();
+    let verifier = ClientVerifier { trust: trust.clone(), trust_domain };
     let (chain, key) = chain_and_key(certificate);
     let mut config = ServerConfig::builder_with_details(provider.clone(), clock)
         .with_protocol_versions(&[&TLS13])

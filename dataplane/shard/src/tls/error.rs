@@ -18,6 +18,12 @@ pub enum CertificateFault {
     /// Its extended key usage does not cover the peer's role.
     #[error("it may not be used in this role")]
     Purpose,
+    /// It, or a certificate that it was issued by, is revoked.
+    #[error("it, or one that it was issued by, has been revoked")]
+    Revoked,
+    /// The revocation list of its issuer is not signed by that issuer.
+    #[error("the revocation list of its issuer is not that issuer's")]
+    RevocationList,
     /// It names no workload: no URI SAN is a workload's SPIFFE ID.
     #[error("it names no workload identity")]
     NoIdentity,
@@ -68,6 +74,8 @@ impl TlsError {
         match self {
             Self::OwnCertificate => Reason::NoCertificate,
             Self::PeerNoCertificate => Reason::PeerNoCertificate,
+            Self::PeerCertificate(CertificateFault::Revoked)
+            | Self::PeerAlert(AlertDescription::CertificateRevoked) => Reason::CertRevoked,
             Self::PeerCertificate(_) => Reason::PeerBadCertificate,
             Self::PeerTrustDomain => Reason::PeerTrustDomain,
             Self::PeerIdentity => Reason::PeerIdentity,
@@ -85,6 +93,7 @@ impl TlsError {
             Self::PeerAlert(_) | Self::SendClosed => None,
             Self::PeerProtocol(alert) => Some(*alert),
             Self::PeerNoCertificate => Some(AlertDescription::CertificateRequired),
+            Self::PeerCertificate(CertificateFault::Revoked) => Some(AlertDescription::CertificateRevoked),
             Self::PeerCertificate(_) | Self::PeerTrustDomain | Self::PeerIdentity => {
                 Some(AlertDescription::CertificateUnknown)
             }
@@ -130,6 +139,7 @@ fn certificate(error: &CertificateError) -> TlsError {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             CertificateFault::Purpose
         }
+        CertificateError::Revoked => CertificateFault::Revoked,
         _ => CertificateFault::Invalid,
     };
     TlsError::PeerCertificate(fault)

@@ -16,6 +16,7 @@ use super::config::TlsConfig;
 use super::connection::{Connection, Sink, Step};
 use super::error::TlsError;
 use super::records::{AnyRecords, FrontRecord, RecordsKind, front_record};
+use super::revocation::PeerChain;
 use super::sealed::Sealed;
 use super::unbuffered::Unbuffered;
 use super::verify;
@@ -124,6 +125,11 @@ impl Handshake {
             }
             FrontRecord::Partial => false,
         }
+    }
+
+    /// The peer's chain, for checks later in the connection's life. Empty before [`Progress::Done`].
+    pub fn peer_chain(&self) -> PeerChain {
+        PeerChain::new(self.connection.common().peer_certificates().unwrap_or_default())
     }
 
     /// Ends the handshake: the records of the connection and the peer's first workload identity. Bytes left in `input`

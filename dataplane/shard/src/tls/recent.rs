@@ -2,7 +2,7 @@
 //!
 //! Many pods share a certificate and many peers connect to it at once, above all when a node or a peer starts again: the
 //! chain is the same each time, and its signatures cost a fifth of a handshake. What is remembered is only that a chain
-//! leads to a set of roots in a role. That the peer owns the leaf's key is proven in every handshake anew, and a chain
+//! leads to a set of roots in a role, past a set of revocation lists. That the peer owns the leaf's key is proven in every handshake anew, and a chain
 //! that has expired is remembered for [`KEPT_S`] at most.
 
 use std::cell::RefCell;
@@ -29,27 +29,32 @@ pub(super) enum Role {
     Server = 2,
 }
 
-/// The SHA-256 of a set of roots.
-pub(super) type RootsId = [u8; 32];
+/// The SHA-256 of what chains are judged by: a set of roots, and revocation lists where there are any.
+pub(super) type TrustId = [u8; 32];
 
-/// The SHA-256 of roots, role, leaf and intermediates.
+/// The SHA-256 of trust, role, leaf and intermediates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Chain([u8; 32]);
 
-/// Names a set of roots.
-pub(super) fn roots_id<'a>(roots: impl IntoIterator<Item = &'a [u8]>) -> RootsId {
-    digest(&[], roots)
+/// Names a set of roots with the revocation lists that go with it.
+pub(super) fn trust_id<'a>(roots: impl IntoIterator<Item = &'a [u8]>, lists: Option<&[u8; 32]>) -> TrustId {
+    digest(lists.map_or(&[][..], |id| id), roots)
+}
+
+/// Names revocation lists.
+pub(super) fn list_id<'a>(lists: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    digest(b"lists", lists)
 }
 
 impl Chain {
     pub(super) fn new(
-        roots: &RootsId,
+        trust: &TrustId,
         role: Role,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Self {
         let certificates = std::iter::once(leaf).chain(intermediates).map(AsRef::as_ref);
-        Self(digest(&[&roots[..], &[role as u8]].concat(), certificates))
+        Self(digest(&[&trust[..], &[role as u8]].concat(), certificates))
     }
 
     /// Runs `verify`, unless it succeeded for the same chain a moment before `now`.
@@ -103,8 +108,8 @@ mod tests {
         UnixTime::since_unix_epoch(Duration::from_secs(seconds))
     }
 
-    fn chain(roots: u8, role: Role, leaf: &'static [u8]) -> Chain {
-        Chain::new(&[roots; 32], role, &CertificateDer::from(leaf), &[])
+    fn chain(trust: u8, role: Role, leaf: &'static [u8]) -> Chain {
+        Chain::new(&[trust; 32], role, &CertificateDer::from(leaf), &[])
     }
 
     #[test]
@@ -145,7 +150,19 @@ mod tests {
 
     #[test]
     fn lists_of_certificates_have_one_spelling() {
-        assert_ne!(roots_id([&b"ab"[..], b"c"]), roots_id([&b"a"[..], b"bc"]));
-        assert_ne!(roots_id([&b"ab"[..]]), roots_id([&b"a"[..], b"b"]));
+        let roots = |parts: &[&'static [u8]]| trust_id(parts.iter().copied(), None);
+        assert_ne!(roots(&[b"ab", b"c"]), roots(&[b"a", b"bc"]));
+        assert_ne!(roots(&[b"ab"]), roots(&[b"a", b"b"]));
+    }
+
+    #[test]
+    fn the_same_roots_with_other_lists_are_another_trust() {
+        let with = |lists: Option<&'static [u8]>| {
+            trust_id([&b"root"[..]], lists.map(|list| list_id([list])).as_ref())
+        };
+        assert_eq!(with(Some(b"one")), with(Some(b"one")));
+        assert_ne!(with(Some(b"one")), with(Some(b"two")));
+        assert_ne!(with(Some(b"one")), with(None));
+        assert_ne!(list_id([]), list_id([&b""[..]]));
     }
 }

@@ -8,3 +8,4 @@ mod handshake;
 mod measure;
 mod openssl;
 mod records;
+mod revocation;

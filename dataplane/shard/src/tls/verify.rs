@@ -2,16 +2,15 @@
 //!
 //! A client accepts a server whose chain ends in our roots and whose certificate names one of the identities that were
 //! asked for; DNS and IP names are ignored. A server accepts a client whose chain ends in our roots and whose
-//! certificate names a workload of our own trust domain. The extended key usage must cover the peer's role.
+//! certificate names a workload of our own trust domain. The extended key usage must cover the peer's role, and no
+//! certificate of the chain may be revoked.
 
 use std::sync::Arc;
 
 use halo_core::id::Identity;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
@@ -19,7 +18,8 @@ use rustls::{
 };
 
 use super::error::{CertificateFault, TlsError};
-use super::recent::{Chain, Role, RootsId};
+use super::recent::{Chain, Role, TrustId};
+use super::revocation::{self, RevocationLists};
 
 /// The workload identities in a certificate's URI SANs, in their order. Other URIs are passed over.
 pub(super) fn identities(leaf: &CertificateDer<'_>) -> Result<Vec<Identity>, TlsError> {
@@ -60,12 +60,74 @@ fn refuse(verdict: TlsError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(verdict))))
 }
 
+/// What peers' chains are judged by: the roots that they must lead to, and what is revoked.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) roots: RootCertStore,
+    pub(super) lists: Option<Arc<RevocationLists>>,
+    pub(super) id: TrustId,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Trust {
+    /// Checks validity, usage, signatures and revocation of a chain, unless that was done a moment ago.
+    fn check(
+        &self,
+        role: Role,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        Chain::new(&self.id, role, leaf, intermediates).verified(now, || {
+            let usage = match role {
+                Role::Client => webpki::KeyUsage::client_auth(),
+                Role::Server => webpki::KeyUsage::server_auth(),
+            };
+            let lists = self.lists.as_ref().map(|lists| lists.all()).unwrap_or_default();
+            let revocation = revocation::options(&lists);
+            let (algorithms, roots) = (self.algorithms.all, &self.roots.roots);
+            webpki::EndEntityCert::try_from(leaf)
+                .and_then(|leaf| {
+                    leaf.verify_for_usage(algorithms, roots, intermediates, now, usage, revocation, None)
+                        .map(drop)
+                })
+                .map_err(|error| fault(&error))
+        })
+    }
+
+    fn verify_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+}
+
+/// What rustls is to say of a chain, which decides the alert.
+fn fault(error: &webpki::Error) -> Error {
+    use webpki::Error as Fault;
+    let fault = match error {
+        Fault::BadDer | Fault::BadDerTime | Fault::TrailingData(_) => CertificateError::BadEncoding,
+        Fault::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        Fault::CertExpired { .. } | Fault::InvalidCertValidity => CertificateError::Expired,
+        Fault::UnknownIssuer => CertificateError::UnknownIssuer,
+        Fault::CertRevoked => CertificateError::Revoked,
+        Fault::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        Fault::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        Fault::InvalidCrlSignatureForPublicKey | Fault::IssuerNotCrlSigner => {
+            return refuse(TlsError::PeerCertificate(CertificateFault::RevocationList));
+        }
+        _ => return refuse(TlsError::PeerCertificate(CertificateFault::Invalid)),
+    };
+    Error::InvalidCertificate(fault)
+}
+
 /// Decides whether a server is one of the workloads that were asked for.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
-    pub(super) roots: Arc<RootCertStore>,
-    pub(super) roots_id: RootsId,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
+    pub(super) trust: Arc<Trust>,
     pub(super) accepted: Arc<[Identity]>,
 }
 
@@ -78,11 +140,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Chain::new(&self.roots_id, Role::Server, leaf, intermediates).verified(now, || {
-            let parsed = ParsedCertificate::try_from(leaf)?;
-            let algorithms = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)
-        })?;
+        self.trust.check(Role::Server, leaf, intermediates, now)?;
         identities(leaf).and_then(|presented| check_accepted(&presented, &self.accepted)).map_err(refuse)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -102,20 +160,18 @@ impl ServerCertVerifier for ServerVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, leaf, signature, &self.algorithms)
+        self.trust.verify_signature(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.trust.algorithms.supported_schemes()
     }
 }
 
 /// Decides whether a client is a workload of our own trust domain.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
-    /// Checks chain, validity, usage and signatures.
-    pub(super) chain: Arc<dyn ClientCertVerifier>,
-    pub(super) roots_id: RootsId,
+    pub(super) trust: Arc<Trust>,
     pub(super) trust_domain: Arc<str>,
 }
 
@@ -136,8 +192,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        Chain::new(&self.roots_id, Role::Client, leaf, intermediates)
-            .verified(now, || self.chain.verify_client_cert(leaf, intermediates, now).map(drop))?;
+        self.trust.check(Role::Client, leaf, intermediates, now)?;
         identities(leaf)
             .and_then(|presented| check_trust_domain(&presented, &self.trust_domain))
             .map_err(refuse)?;
@@ -159,10 +214,10 @@ impl ClientCertVerifier for ClientVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, leaf, signature)
+        self.trust.verify_signature(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.trust.algorithms.supported_schemes()
     }
 }

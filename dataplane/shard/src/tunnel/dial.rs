@@ -14,7 +14,7 @@ use crate::ring;
 use crate::shard::Shard;
 use crate::socket::Socket;
 use crate::stats::Phase;
-use crate::tls::{Handshake, Progress};
+use crate::tls::{CertificateFault, Handshake, Progress, TlsError};
 use crate::wake::Finally;
 
 /// Room for the first flight of a handshake; a larger one grows the buffer.
@@ -99,7 +99,7 @@ async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) 
         match progress {
             Ok(Progress::Done) => break,
             Ok(Progress::NeedInput) => {}
-            Err(error) => return Err(error.reason()),
+            Err(error) => return Err(refused(shard, error)),
         }
         if input.len() == input.capacity() {
             input.reserve(HANDSHAKE_READ);
@@ -110,8 +110,22 @@ async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) 
             return Err(lost());
         }
     }
+    let peer = handshake.peer_chain();
+    if shard.revoked(&peer) {
+        // The lists have changed since the handshake began, or another list of the same issuer names it.
+        socket.closer().abort();
+        return Err(refused(shard, TlsError::PeerCertificate(CertificateFault::Revoked)));
+    }
     let (records, identity) = handshake.finish(shard.records).map_err(|error| error.reason())?;
-    Ok(Secured { socket, records, identity, leftover: input })
+    Ok(Secured { socket, records, identity, peer, leftover: input })
+}
+
+/// The reason for a handshake that failed, counted where a revocation is behind it.
+fn refused(shard: &Shard, error: TlsError) -> Reason {
+    if error == TlsError::PeerCertificate(CertificateFault::Revoked) {
+        shard.counters.crl_rejections.increment();
+    }
+    error.reason()
 }
 
 impl Shard {

@@ -15,6 +15,7 @@ use halo_core::workload::Workload;
 
 use super::*;
 use crate::conn::{Original, Parties};
+use crate::demand::Demand;
 use crate::netns::Place;
 use crate::pod;
 use crate::refusal::Refusals;
@@ -23,7 +24,7 @@ use crate::ring::{self, Ring, RingKind};
 use crate::shard::Parts;
 use crate::socket::{Listener, SocketOptions};
 use crate::tls::tests::pair::{cart, connected, open_all, pay};
-use crate::tls::{AnyRecords, RecordsKind};
+use crate::tls::{AnyRecords, PeerChain, RecordsKind};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -38,6 +39,7 @@ fn shard() -> Rc<Shard> {
         place: Place::home().unwrap(),
         ipv6: true,
         refusals: Refusals::new(mpsc::sync_channel(1).0),
+        demand: Demand::new(Arc::new(|_| true), Arc::default(), 5_000),
     });
     shard.spawn(shard.timers.clone().run());
     shard
@@ -120,7 +122,13 @@ async fn accepted(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
         own_identity: pay(),
     };
     let session = HboneSession::server(SessionConfig::from(&shard.limits), ring::now_ms());
-    let secured = Secured { socket, records: server, identity: cart(), leftover: Vec::new() };
+    let secured = Secured {
+        socket,
+        records: server,
+        identity: cart(),
+        peer: PeerChain::default(),
+        leftover: Vec::new(),
+    };
     let start = Start { pod, side: Side::Inbound(Rc::new(peer)), session };
     let tunnel = Tunnel::start(shard, secured, start);
     let session = HboneSession::client(SessionConfig::from(&shard.limits), 0);
@@ -132,7 +140,13 @@ async fn dialled(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
     let (client, server) = connected(RecordsKind::Sealed, RecordsKind::Sealed);
     let (socket, _, far) = connection(shard).await;
     let session = HboneSession::client(SessionConfig::from(&shard.limits), ring::now_ms());
-    let secured = Secured { socket, records: client, identity: pay(), leftover: Vec::new() };
+    let secured = Secured {
+        socket,
+        records: client,
+        identity: pay(),
+        peer: PeerChain::default(),
+        leftover: Vec::new(),
+    };
     let start = Start { pod: pod::tests::pod(), side: Side::Outbound(TunnelId(1)), session };
     let tunnel = Tunnel::start(shard, secured, start);
     let session = HboneSession::server(SessionConfig::from(&shard.limits), 0);

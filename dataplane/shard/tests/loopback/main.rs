@@ -14,8 +14,10 @@ mod peer;
 mod rig;
 
 mod cuts;
+mod demand;
 mod descriptors;
 mod drain;
 mod inbound;
 mod outbound;
 mod pressure;
+mod revocation;

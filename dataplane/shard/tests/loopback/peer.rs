@@ -59,14 +59,24 @@ impl Peer {
 
     /// Asks for a stream, and waits for the status of its answer.
     pub(crate) fn ask(&mut self, authority: impl ToString) -> (StreamId, u16) {
+        let stream = self.request(authority);
+        (stream, self.answer(stream))
+    }
+
+    /// Asks for a stream.
+    pub(crate) fn request(&mut self, authority: impl ToString) -> StreamId {
         let request = ConnectRequest { authority: authority.to_string(), headers: Vec::new() };
         let stream = self.session.open(&request).unwrap();
         self.flush();
-        let status = self.until("an answer", |seen| match seen {
+        stream
+    }
+
+    /// Waits for the status of the answer.
+    pub(crate) fn answer(&mut self, stream: StreamId) -> u16 {
+        self.until("an answer", |seen| match seen {
             Seen::Answer(id, status) if *id == stream => Some(*status),
             _ => None,
-        });
-        (stream, status)
+        })
     }
 
     /// Sends as much of `bytes` as the windows allow now, and says how much that was.

@@ -4,11 +4,14 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use halo_core::certificate::Certificate;
 use halo_core::counters::Counters;
+use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
 use halo_core::net::NetworkAddress;
@@ -18,7 +21,7 @@ use halo_core::service::{Service, ServiceKey, Visibility};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::{Protocol, Workload};
 use halo_shard::tls::{RecordsKind, TlsConfig};
-use halo_shard::{Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
+use halo_shard::{Ask, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::authority::Authority;
@@ -49,6 +52,11 @@ pub(crate) struct Rig {
     pub(crate) peer_records: RecordsKind,
     pub(crate) counters: Arc<Counters>,
     pub(crate) client: TlsConfig,
+    pub(crate) authority: Authority,
+    /// What the shard asks.
+    pub(crate) questions: mpsc::Receiver<Question>,
+    /// Whether the queue of questions is full.
+    pub(crate) full: Arc<AtomicBool>,
     mailbox: Mailbox,
     snapshot: Snapshot,
 }
@@ -75,7 +83,8 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
 
 fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardConfig {
     let refusals = mpsc::sync_channel(64).0;
-    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals }
+    let ask: Ask = Arc::new(|_| false);
+    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals, ask }
 }
 
 /// Runs a test with one ring alone.
@@ -86,16 +95,24 @@ pub(crate) fn one_shard(ring: RingKind, test: fn(Rig)) {
 }
 
 /// Starts a test on a thread of its own, which it moves into a new namespace.
-fn begin(config: ShardConfig, test: fn(Rig)) -> thread::JoinHandle<()> {
+fn begin(mut config: ShardConfig, test: fn(Rig)) -> thread::JoinHandle<()> {
     let records = config.records;
+    let (asked, questions) = mpsc::channel();
+    let full = Arc::<AtomicBool>::default();
+    let closed = full.clone();
+    config.ask = Arc::new(move |question| !closed.load(Ordering::Relaxed) && asked.send(question).is_ok());
     // The shard begins outside, so that it has to enter the pod's namespace.
     let started = start(config).unwrap();
-    thread::spawn(move || test(Rig::new(started, records)))
+    thread::spawn(move || test(Rig::new(started, (questions, full), records)))
 }
 
 impl Rig {
     /// Moves the calling thread into a new namespace, and opens the pod there.
-    fn new((mailbox, counters): (Mailbox, Arc<Counters>), records: RecordsKind) -> Self {
+    fn new(
+        (mailbox, counters): (Mailbox, Arc<Counters>),
+        (questions, full): (mpsc::Receiver<Question>, Arc<AtomicBool>),
+        records: RecordsKind,
+    ) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which needs root");
         // An address with a prefix makes the whole range local on this interface.
         for arguments in ["link set lo up", "addr add 10.9.9.1/24 dev lo"] {
@@ -114,7 +131,7 @@ impl Rig {
             RecordsKind::Rustls => RecordsKind::Sealed,
         };
         let client = TlsConfig::new(&authority.issue(&cart())).unwrap();
-        let mut rig = Self { peer_records, counters, client, mailbox, snapshot };
+        let mut rig = Self { peer_records, counters, client, authority, questions, full, mailbox, snapshot };
         rig.publish(|_| {});
         rig.add_pod();
         rig
@@ -141,6 +158,16 @@ impl Rig {
         self.snapshot.generation += 1;
         self.mailbox.send(Message::Publish(Arc::new(self.snapshot.clone())));
         assert_eq!(self.inspect().generation, self.snapshot.generation);
+    }
+
+    /// The next question of the shard.
+    pub(crate) fn question(&self) -> Question {
+        self.questions.recv_timeout(DEADLINE).expect("the shard asks")
+    }
+
+    /// The shard's certificate of an identity.
+    pub(crate) fn certificate(&self, identity: &Identity) -> Arc<Certificate> {
+        self.snapshot.certificates[identity].clone()
     }
 
     /// Publishes a policy that refuses every connection to `port`.

@@ -1,0 +1,395 @@
+//! Keeps a stream to the control plane for ever. What comes over it is judged by [`Session`]; this module sends,
+//! publishes, waits and counts.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use halo_core::demand::Question;
+use prost::Message;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::session::{KEYS_MAX, Push, Scope, Session};
+use super::{Received, XdsSetup, XdsStatus};
+use crate::edit::MeshEdit;
+use crate::grpc::Upstream;
+use crate::once::Told;
+use crate::pods::Pods;
+use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use crate::publish::{Publisher, PublisherGone};
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes of a response.
+const RESPONSE_MAX: usize = 200 << 20;
+/// Requests that wait for the connection.
+const REQUESTS_MAX: usize = 16;
+
+/// Follows a control plane until the publisher ends.
+pub(crate) async fn run(setup: XdsSetup) {
+    let XdsSetup { mut upstream, node, on_demand, publisher, questions, pods, status, cluster } = setup;
+    let scope = if on_demand { Scope::OnDemand { keys_max: KEYS_MAX } } else { Scope::Wildcard };
+    let session = Session::new(node, cluster, scope);
+    let inputs = Inputs { questions: Some(questions), pods: Some(pods) };
+    let mut client = Client {
+        address: upstream.address().into(),
+        session,
+        publisher,
+        inputs,
+        status,
+        told: Told::default(),
+        backoff: Backoff::default(),
+        refused: BTreeMap::new(),
+    };
+    let ended = async {
+        client.take_pods().await?;
+        loop {
+            client.attempt(&mut upstream).await?;
+            let pause = client.backoff.pause(RandomState::new().hash_one(0));
+            client.meanwhile(tokio::time::sleep(pause)).await?;
+        }
+    };
+    let ended: Result<(), PublisherGone> = ended.await;
+    if let Err(error) = ended {
+        warn!(%error, "the control plane is not followed any more");
+    }
+}
+
+/// What concerns the session besides the stream.
+struct Inputs {
+    questions: Option<mpsc::Receiver<Question>>,
+    pods: Option<watch::Receiver<Pods>>,
+}
+
+enum Input {
+    Question(Question),
+    Pods,
+}
+
+impl Inputs {
+    /// The next input; never, once nobody can give one.
+    async fn next(&mut self) -> Input {
+        loop {
+            tokio::select! {
+                question = received(&mut self.questions) => match question {
+                    Some(question) => return Input::Question(question),
+                    None => self.questions = None,
+                },
+                changed = changed(&mut self.pods) => {
+                    if changed {
+                        return Input::Pods;
+                    }
+                    self.pods = None;
+                }
+            }
+        }
+    }
+}
+
+async fn received(questions: &mut Option<mpsc::Receiver<Question>>) -> Option<Question> {
+    match questions {
+        Some(questions) => questions.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(pods: &mut Option<watch::Receiver<Pods>>) -> bool {
+    match pods {
+        Some(pods) => pods.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// How a stream ended.
+struct End {
+    lasted: Duration,
+    /// Whether a response came.
+    received: bool,
+    result: Result<(), Status>,
+}
+
+struct Client {
+    address: Box<str>,
+    session: Session,
+    publisher: Publisher,
+    inputs: Inputs,
+    status: watch::Sender<XdsStatus>,
+    told: Told,
+    backoff: Backoff,
+    /// What was refused of the last response of each type.
+    refused: BTreeMap<&'static str, String>,
+}
+
+impl Client {
+    /// Connects and follows the stream to its end.
+    async fn attempt(&mut self, upstream: &mut Upstream) -> Result<(), PublisherGone> {
+        let connected = self.meanwhile(upstream.channel()).await?;
+        let mut request = Request::new(());
+        let ready = connected.and_then(|channel| {
+            upstream.authorize(request.metadata_mut())?;
+            Ok(channel)
+        });
+        let channel = match ready {
+            Ok(channel) => channel,
+            Err(error) => {
+                self.backoff.failed();
+                self.status.send_modify(|status| status.counters.terminations.connection_error += 1);
+                self.fail("the control plane cannot be used", error.to_string());
+                return Ok(());
+            }
+        };
+        self.session.connected();
+        self.report_connected();
+        let mut calls =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RESPONSE_MAX);
+        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let request = request.map(|()| ReceiverStream::new(queue));
+        let responses = Responses::Opening(Box::pin(calls.delta_aggregated_resources(request)));
+        let end = self.follow(requests, responses).await?;
+        self.session.disconnected();
+        self.settle(end);
+        Ok(())
+    }
+
+    /// Sends and receives until the stream ends.
+    async fn follow<F>(
+        &mut self,
+        requests: mpsc::Sender<DeltaDiscoveryRequest>,
+        mut responses: Responses<F>,
+    ) -> Result<End, PublisherGone>
+    where
+        F: Future<Output = Result<Response<Streaming<DeltaDiscoveryResponse>>, Status>>,
+    {
+        let start = Instant::now();
+        let mut waiting = None;
+        let mut received = false;
+        loop {
+            if waiting.is_none() {
+                waiting = self.session.poll_request();
+            }
+            tokio::select! {
+                permit = requests.reserve(), if waiting.is_some() && !requests.is_closed() => {
+                    // Without a receiver the stream is about to end, which the responses tell.
+                    if let (Ok(permit), Some(request)) = (permit, waiting.take()) {
+                        permit.send(request);
+                    }
+                }
+                response = responses.next() => match response {
+                    Ok(Some(response)) => {
+                        // A server that takes the connection may still refuse the stream.
+                        if !std::mem::replace(&mut received, true) {
+                            info!(address = %self.address, "the control plane sends the mesh");
+                        }
+                        self.take(response).await?;
+                    }
+                    Ok(None) => return Ok(End { lasted: start.elapsed(), received, result: Ok(()) }),
+                    Err(status) => return Ok(End { lasted: start.elapsed(), received, result: Err(status) }),
+                },
+                input = self.inputs.next() => self.take_input(input).await?,
+            }
+        }
+    }
+
+    /// Waits for something else while there is no stream. What comes up is remembered for the next one.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, PublisherGone> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                input = self.inputs.next() => self.take_input(input).await?,
+            }
+        }
+    }
+
+    async fn take_input(&mut self, input: Input) -> Result<(), PublisherGone> {
+        match input {
+            Input::Question(question) => {
+                let refused = self.session.counters().demands_refused;
+                let edits = self.session.demand(question);
+                if self.session.counters().demands_refused > refused {
+                    self.tell("questions are refused", "as many keys are subscribed as may be");
+                }
+                self.publish(edits).await
+            }
+            Input::Pods => self.take_pods().await,
+        }
+    }
+
+    async fn take_pods(&mut self) -> Result<(), PublisherGone> {
+        let Some(pods) = &mut self.inputs.pods else { return Ok(()) };
+        let edits = {
+            let pods = pods.borrow_and_update();
+            self.session.set_pods(pods.values().map(|pod| (&*pod.info.namespace, &*pod.info.name)))
+        };
+        self.publish(edits).await
+    }
+
+    /// Puts a response in force, as one generation.
+    async fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<(), PublisherGone> {
+        let bytes = response.encoded_len() as u64;
+        let mut type_url = None;
+        self.status.send_modify(|status| {
+            let counters = &mut status.counters;
+            let Received { messages, bytes: total } = match response.type_url.as_str() {
+                ADDRESS_TYPE => {
+                    type_url = Some(ADDRESS_TYPE);
+                    &mut counters.addresses
+                }
+                AUTHORIZATION_TYPE => {
+                    type_url = Some(AUTHORIZATION_TYPE);
+                    &mut counters.policies
+                }
+                _ => &mut counters.others,
+            };
+            *messages += 1;
+            *total += bytes;
+        });
+        if type_url.is_none() {
+            let reason = format!("nobody asked for the type {:?}", response.type_url);
+            self.tell("a response is passed over", &reason);
+        }
+        let Push { edits, rejected } = self.session.handle_response(response);
+        if let Some(type_url) = type_url {
+            self.note_refused(type_url, &rejected);
+        }
+        self.publish(edits).await?;
+        self.report_connected();
+        Ok(())
+    }
+
+    fn note_refused(&mut self, type_url: &'static str, rejected: &[(String, String)]) {
+        for (name, reason) in rejected {
+            if let Some(left_out) = self.told.now(reason, Instant::now()) {
+                warn!(
+                    name,
+                    reason, left_out, "a resource is refused; what was in force for it stays in force"
+                );
+            }
+        }
+        match rejected {
+            [] => drop(self.refused.remove(type_url)),
+            [(name, reason), ..] => {
+                let (count, short) = (rejected.len(), short(type_url));
+                let text =
+                    format!("connected; {count} of the last push of {short} refused, first {name}: {reason}");
+                self.refused.insert(type_url, text);
+            }
+        }
+    }
+
+    async fn publish(&mut self, edits: Vec<MeshEdit>) -> Result<(), PublisherGone> {
+        self.publisher.publish(edits).await?;
+        let counters = self.session.counters();
+        self.status.send_if_modified(|status| {
+            let news = status.counters.session != counters;
+            status.counters.session = counters;
+            news
+        });
+        Ok(())
+    }
+
+    /// Records how a stream ended, and what that means for the next one.
+    fn settle(&mut self, end: End) {
+        let restart = end.result.as_ref().is_err_and(is_restart);
+        if !end.received && end.result.as_ref().is_err_and(is_too_large) {
+            self.session.too_large();
+        }
+        self.backoff.ended(end.lasted, end.received || restart);
+        self.status.send_modify(|status| {
+            let terminations = &mut status.counters.terminations;
+            match &end.result {
+                Ok(()) => terminations.complete += 1,
+                Err(_) if restart => terminations.reconnect += 1,
+                Err(_) => terminations.error += 1,
+            }
+        });
+        let reason = match end.result {
+            Ok(()) => "the control plane ended the stream".to_owned(),
+            Err(status) => format!("{:?}: {}", status.code(), status.message()),
+        };
+        self.fail("the stream to the control plane has ended", reason);
+    }
+
+    fn report_connected(&self) {
+        let synced = self.session.synced();
+        let missing: Vec<_> = self.session.missing().map(short).collect();
+        let waited = || Some(format!("connected; waiting for the first push of {}", missing.join(" and ")));
+        let error =
+            self.refused.values().next().cloned().or_else(|| waited().filter(|_| !missing.is_empty()));
+        self.status.send_if_modified(|status| {
+            let news =
+                !status.connected || status.synced != synced || status.error.as_deref() != error.as_deref();
+            status.connected = true;
+            status.synced = synced;
+            status.error = error.map(Into::into);
+            news
+        });
+    }
+
+    fn fail(&mut self, what: &'static str, reason: String) {
+        self.tell(what, &reason);
+        self.status.send_modify(|status| {
+            status.connected = false;
+            status.error = Some(reason.into());
+        });
+    }
+
+    fn tell(&mut self, what: &'static str, reason: &str) {
+        if let Some(left_out) = self.told.now(reason, Instant::now()) {
+            warn!(reason, left_out, "{what}");
+        }
+    }
+}
+
+/// The responses of a call. Servers may open it with their first response only.
+enum Responses<F> {
+    Opening(Pin<Box<F>>),
+    Open(Box<Streaming<DeltaDiscoveryResponse>>),
+}
+
+impl<F> Responses<F>
+where
+    F: Future<Output = Result<Response<Streaming<DeltaDiscoveryResponse>>, Status>>,
+{
+    /// The next response; `None` is the stream's end in order. May be dropped and called again.
+    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        loop {
+            match self {
+                Self::Opening(call) => *self = Self::Open(Box::new(call.as_mut().await?.into_inner())),
+                Self::Open(stream) => return stream.message().await,
+            }
+        }
+    }
+}
+
+/// Whether a stream ends so when its server restarts or sheds load, which says nothing against the next attempt.
+fn is_restart(status: &Status) -> bool {
+    match status.code() {
+        Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => true,
+        Code::Unavailable => {
+            let text = status.message();
+            text.contains("transport is closing") || text.contains("received prior goaway")
+        }
+        _ => false,
+    }
+}
+
+/// Whether a server would not read a request because of its size.
+fn is_too_large(status: &Status) -> bool {
+    let text = status.message();
+    matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange)
+        && (text.contains("larger than max") || text.contains("too large"))
+}
+
+/// A type URL without what all have in common.
+fn short(type_url: &str) -> &str {
+    type_url.strip_prefix("type.googleapis.com/").unwrap_or(type_url)
+}

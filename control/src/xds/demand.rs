@@ -1,0 +1,387 @@
+//! Which keys a node that holds only part of the mesh subscribes, and when a question about one is answered.
+//!
+//! A key is wanted by whoever asked about it, for ever, and by the pods whose workload leads to it, as long as they are
+//! there. A resource is wanted by the keys that it goes by, and an endpoint by its services too; what nobody wants any
+//! more is unsubscribed and forgotten together with what was said about it, since nobody would tell of its changes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
+use std::sync::Arc;
+
+use halo_core::demand::Question;
+use halo_core::net::NetworkAddress;
+use halo_core::service::Service;
+use halo_core::workload::{Gateway, GatewayDestination, NetworkMode, Workload};
+
+use crate::edit::MeshEdit;
+
+/// Bytes of a key that somebody asks about: control planes refuse longer ones, and with them the stream.
+const KEY_LEN_MAX: usize = 1024;
+
+/// A subscription.
+#[derive(Debug, Default)]
+struct Key {
+    /// The questions that it answers; none for a workload's uid.
+    questions: Vec<Question>,
+    /// Whether somebody asked.
+    asked: bool,
+    /// How many pods lead to it.
+    pods: usize,
+    answered: bool,
+}
+
+/// A resource that is held.
+#[derive(Debug)]
+struct Resource {
+    /// Every key that it goes by.
+    keys: Vec<Arc<str>>,
+    /// The workload that it is, if it is one.
+    workload: Option<Arc<Workload>>,
+}
+
+/// What asking came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The key is subscribed, or was already.
+    Taken,
+    /// There are too many keys, or it is no key that a control plane takes.
+    Refused,
+}
+
+/// What a resource is.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Workload(Arc<Workload>),
+    Service(Arc<Service>),
+}
+
+/// Keys, what they led to, and what is to be said about them on the stream.
+#[derive(Debug, Default)]
+pub(super) struct Demands {
+    keys_max: usize,
+    keys: HashMap<Arc<str>, Key>,
+    /// The workloads of the node's pods, by uid, with the keys that they lead to beside it.
+    pods: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// Resources by name.
+    held: HashMap<Arc<str>, Resource>,
+    /// The names of the resources that go by a key, subscribed or not.
+    by_key: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The names of the workloads that serve a service, by its key.
+    by_service: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Keys that nobody wants any more, and what they led to is to be looked at.
+    dropped: Vec<Arc<str>>,
+    subscribe: BTreeSet<Arc<str>>,
+    unsubscribe: BTreeSet<Arc<str>>,
+}
+
+impl Demands {
+    pub(super) fn new(keys_max: usize) -> Self {
+        Self { keys_max, ..Self::default() }
+    }
+
+    /// A stream begins, on which nothing is subscribed yet.
+    pub(super) fn restart(&mut self) {
+        self.unsubscribe.clear();
+        self.subscribe = self.keys.keys().cloned().collect();
+    }
+
+    /// Keys to unsubscribe, up to a number of them.
+    pub(super) fn take_unsubscribe(&mut self, max: usize) -> Vec<String> {
+        take(&mut self.unsubscribe, max)
+    }
+
+    /// Keys to subscribe, up to a number of them. A key to be unsubscribed before is not among them.
+    pub(super) fn take_subscribe(&mut self, max: usize) -> Vec<String> {
+        take(&mut self.subscribe, max)
+    }
+
+    /// Subscribes to what a question is about. The edits say what is known already.
+    pub(super) fn ask(&mut self, question: Question) -> (Asked, Vec<MeshEdit>) {
+        let Some(text) = text(&question) else {
+            return (Asked::Taken, Vec::new());
+        };
+        let room = self.keys.len() < self.keys_max && text.len() <= KEY_LEN_MAX;
+        if !room && !self.keys.contains_key(&text) {
+            return (Asked::Refused, Vec::new());
+        }
+        let known = self.by_key.contains_key(&text);
+        let key = self.key(&text);
+        key.asked = true;
+        key.answered |= known;
+        if key.questions.contains(&question) {
+            return (Asked::Taken, Vec::new());
+        }
+        key.questions.push(question.clone());
+        let edits = if key.answered { vec![MeshEdit::Answered(question)] } else { Vec::new() };
+        (Asked::Taken, edits)
+    }
+
+    /// The pods that the node has now, by the uids of their workloads.
+    pub(super) fn set_pods(&mut self, uids: &BTreeSet<Arc<str>>, edits: &mut Vec<MeshEdit>) {
+        let gone: Vec<_> = self.pods.keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
+        for uid in uids {
+            if self.pods.contains_key(uid) {
+                continue;
+            }
+            self.pods.insert(uid.clone(), Vec::new());
+            self.key(uid).pods += 1;
+            let names = self.by_key.get(uid).into_iter().flatten();
+            let mut known = names.filter_map(|name| self.held.get(name)?.workload.clone());
+            if let Some(workload) = known.find(|workload| workload.uid == *uid) {
+                self.lead(&workload, edits);
+            }
+        }
+        for uid in gone {
+            for key in self.pods.remove(&uid).unwrap_or_default() {
+                self.release(&key, edits);
+            }
+            self.release(&uid, edits);
+        }
+    }
+
+    /// A resource is there.
+    pub(super) fn arrived(
+        &mut self,
+        name: &Arc<str>,
+        aliases: &[String],
+        value: &Value,
+        edits: &mut Vec<MeshEdit>,
+    ) {
+        let before = self.forget(name);
+        let mut keys = vec![name.clone()];
+        keys.extend(aliases.iter().map(|alias| Arc::from(alias.as_str())));
+        let workload = match value {
+            Value::Workload(workload) => {
+                workload_keys(workload, &mut keys);
+                Some(workload.clone())
+            }
+            Value::Service(service) => {
+                keys.push(service.key.to_string().into());
+                keys.extend(service.vips.iter().map(|vip| vip.to_string().into()));
+                self.in_ranges(service, &mut keys);
+                None
+            }
+        };
+        keys.sort_unstable();
+        keys.dedup();
+        for key in &keys {
+            self.answer(key, edits);
+            self.by_key.entry(key.clone()).or_default().insert(name.clone());
+        }
+        for service in workload.iter().flat_map(|workload| workload.services.keys()) {
+            self.by_service.entry(service.to_string().into()).or_default().insert(name.clone());
+        }
+        let uid = workload.as_ref().map(|workload| &workload.uid);
+        if let Some(before) = before.filter(|before| Some(&before.uid) != uid) {
+            self.stop_leading(&before, edits);
+        }
+        self.held.insert(name.clone(), Resource { keys, workload: workload.clone() });
+        if let Some(workload) = workload.filter(|workload| self.pods.contains_key(&workload.uid)) {
+            self.lead(&workload, edits);
+        }
+    }
+
+    /// There is nothing by a key, which may mean that a resource has gone.
+    pub(super) fn removed(&mut self, key: &str, name: Option<&str>, edits: &mut Vec<MeshEdit>) {
+        self.answer(key, edits);
+        if let Some(workload) = name.and_then(|name| self.forget(name)) {
+            self.stop_leading(&workload, edits);
+        }
+    }
+
+    /// Forgets the resources that only keys led to which nobody wants any more, and gives their names. To be called
+    /// after the other calls, once what belongs together is there.
+    pub(super) fn settle(&mut self) -> Vec<Arc<str>> {
+        let dropped = mem::take(&mut self.dropped);
+        let mut keys = dropped.clone();
+        let mut unwanted = Vec::new();
+        while let Some(key) = keys.pop() {
+            let names =
+                [&self.by_key, &self.by_service].into_iter().filter_map(|map| map.get(&key)).flatten();
+            let candidates: BTreeSet<_> = names.filter(|name| !self.wanted(name)).cloned().collect();
+            for name in candidates {
+                let gone = self.held.get(&name).map(|held| held.keys.clone()).unwrap_or_default();
+                self.forget(&name);
+                // A control plane may have subscribed the node to what a key led to.
+                self.unsubscribe.insert(name.clone());
+                unwanted.push(name);
+                // Endpoints of a service that has gone may have no other claim.
+                keys.extend(gone);
+            }
+        }
+        // The name of what is wanted for another reason stays subscribed: without it, some control planes would not
+        // tell of changes.
+        let gone =
+            dropped.into_iter().filter(|key| !self.keys.contains_key(key) && !self.held.contains_key(key));
+        self.unsubscribe.extend(gone);
+        unwanted
+    }
+
+    fn key(&mut self, text: &Arc<str>) -> &mut Key {
+        let subscribe = &mut self.subscribe;
+        self.keys.entry(text.clone()).or_insert_with(|| {
+            subscribe.insert(text.clone());
+            Key::default()
+        })
+    }
+
+    fn answer(&mut self, key: &str, edits: &mut Vec<MeshEdit>) {
+        let Some(key) = self.keys.get_mut(key).filter(|key| !key.answered) else {
+            return;
+        };
+        key.answered = true;
+        edits.extend(key.questions.iter().cloned().map(MeshEdit::Answered));
+    }
+
+    /// Makes a pod's keys those that its workload leads to.
+    fn lead(&mut self, workload: &Workload, edits: &mut Vec<MeshEdit>) {
+        let services = workload.services.keys().cloned().map(Question::Service);
+        let gateways = [workload.waypoint.as_deref(), workload.network_gateway.as_deref()];
+        let gateways = gateways.into_iter().flatten().map(gateway);
+        let mut leads = Vec::new();
+        for question in services.chain(gateways) {
+            let Some(text) = text(&question) else { continue };
+            if leads.contains(&text) {
+                continue;
+            }
+            let known = self.by_key.contains_key(&text);
+            let key = self.key(&text);
+            key.pods += 1;
+            if !key.questions.contains(&question) {
+                key.questions.push(question.clone());
+                if key.answered || known {
+                    edits.push(MeshEdit::Answered(question));
+                }
+            }
+            key.answered |= known;
+            leads.push(text);
+        }
+        // What it leads to still has been taken again by now.
+        for key in self.pods.insert(workload.uid.clone(), leads).unwrap_or_default() {
+            self.release(&key, edits);
+        }
+    }
+
+    /// A workload is not known any more.
+    fn stop_leading(&mut self, workload: &Workload, edits: &mut Vec<MeshEdit>) {
+        let leads = self.pods.get_mut(&workload.uid).map(mem::take);
+        for key in leads.unwrap_or_default() {
+            self.release(&key, edits);
+        }
+    }
+
+    /// A pod does not lead to a key any more.
+    fn release(&mut self, text: &Arc<str>, edits: &mut Vec<MeshEdit>) {
+        let Some(key) = self.keys.get_mut(text) else { return };
+        key.pods -= 1;
+        if key.asked || key.pods > 0 {
+            return;
+        }
+        if key.answered {
+            edits.extend(key.questions.drain(..).map(MeshEdit::Unanswered));
+        }
+        self.keys.remove(text);
+        self.subscribe.remove(text);
+        self.dropped.push(text.clone());
+    }
+
+    fn wanted(&self, name: &str) -> bool {
+        let Some(held) = self.held.get(name) else { return false };
+        let mut services = held.workload.iter().flat_map(|workload| workload.services.keys());
+        held.keys.iter().any(|key| self.keys.contains_key(key))
+            || services.any(|service| {
+                let text = service.to_string();
+                self.keys.contains_key(text.as_str()) || self.by_key.contains_key(text.as_str())
+            })
+    }
+
+    /// Forgets a resource. Gives the workload that it was.
+    fn forget(&mut self, name: &str) -> Option<Arc<Workload>> {
+        let Resource { keys, workload } = self.held.remove(name)?;
+        for key in &keys {
+            leave(&mut self.by_key, key, name);
+        }
+        for service in workload.iter().flat_map(|workload| workload.services.keys()) {
+            leave(&mut self.by_service, &service.to_string(), name);
+        }
+        workload
+    }
+
+    /// Adds the keys whose address lies in one of the service's ranges.
+    fn in_ranges(&self, service: &Service, keys: &mut Vec<Arc<str>>) {
+        if service.cidr_vips.is_empty() {
+            return;
+        }
+        let within = |address: &NetworkAddress| {
+            service
+                .cidr_vips
+                .iter()
+                .any(|vip| vip.network == address.network && vip.cidr.contains(&address.ip))
+        };
+        let about = |question: &Question| matches!(question, Question::Address(address) if within(address));
+        let concerned = self.keys.iter().filter(|(_, key)| key.questions.iter().any(about));
+        keys.extend(concerned.map(|(text, _)| text.clone()));
+    }
+
+    /// Checks what holds between the parts.
+    #[cfg(debug_assertions)]
+    pub(super) fn check(&self) {
+        for (text, key) in &self.keys {
+            assert!(key.asked || key.pods > 0, "nobody wants {text}");
+            let pods = self.pods.iter().map(|(uid, leads)| leads.iter().chain([uid]));
+            let pods: usize = pods.map(|keys| keys.filter(|key| *key == text).count()).sum();
+            assert_eq!(key.pods, pods, "{text}");
+        }
+        assert!(self.subscribe.iter().all(|key| self.keys.contains_key(key)), "a subscription of no key");
+        for names in self.by_key.values().chain(self.by_service.values()) {
+            assert!(!names.is_empty() && names.iter().all(|name| self.held.contains_key(name)));
+        }
+    }
+}
+
+/// The key that a question subscribes.
+fn text(question: &Question) -> Option<Arc<str>> {
+    match question {
+        Question::Address(address) => Some(address.to_string().into()),
+        Question::Service(key) => Some(key.to_string().into()),
+        Question::Certificate(_) => None,
+    }
+}
+
+fn gateway(gateway: &Gateway) -> Question {
+    match &gateway.destination {
+        GatewayDestination::Service(key) => Question::Service(key.clone()),
+        GatewayDestination::Address(address) => Question::Address(address.clone()),
+    }
+}
+
+fn workload_keys(workload: &Workload, keys: &mut Vec<Arc<str>>) {
+    keys.push(workload.uid.clone());
+    let address = |ip| NetworkAddress { network: workload.network.clone(), ip };
+    // Nobody finds a workload by an address that it shares with its node; something else may answer to that.
+    if workload.network_mode == NetworkMode::Standard {
+        keys.extend(workload.addresses.iter().map(|ip| address(*ip).to_string().into()));
+    }
+    if !workload.hostname.is_empty() {
+        keys.push(format!("{}/{}", workload.namespace, workload.hostname).into());
+    }
+}
+
+fn take(from: &mut BTreeSet<Arc<str>>, max: usize) -> Vec<String> {
+    let mut taken = Vec::new();
+    while taken.len() < max
+        && let Some(key) = from.pop_first()
+    {
+        taken.push(key.to_string());
+    }
+    taken
+}
+
+fn leave(map: &mut HashMap<Arc<str>, BTreeSet<Arc<str>>>, key: &str, name: &str) {
+    if let Some(names) = map.get_mut(key) {
+        names.remove(name);
+        if names.is_empty() {
+            map.remove(key);
+        }
+    }
+}

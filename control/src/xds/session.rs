@@ -1,0 +1,423 @@
+//! The delta discovery protocol from the client's side, for workloads with services and for policies, without I/O.
+//!
+//! It decides which request goes out next and what a response changes. What it was told outlives the stream: a new one
+//! says which versions are held, so that only what differs is sent again. A response is taken resource by resource;
+//! what is refused leaves in force what was there, and is named in the NACK.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write;
+use std::sync::Arc;
+
+use halo_core::demand::Question;
+
+use super::demand::{Asked, Demands, Value};
+use super::held::{Held, Thing};
+use crate::edit::MeshEdit;
+use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use crate::wire::{self, Address, Interner};
+
+#[cfg(test)]
+mod tests;
+
+/// Keys that questions may subscribe. Control planes bound what one stream subscribes, ours to 65 536, and what the
+/// node's pods lead to comes on top.
+pub(crate) const KEYS_MAX: usize = 60_000;
+/// Keys that a request subscribes or unsubscribes, but for a stream's first.
+const KEYS_PER_REQUEST: usize = 5000;
+/// Refused resources that a NACK names.
+const NACK_NAMES_MAX: usize = 100;
+/// Shared texts are swept when there are this many more than twice those that were left by the last sweep.
+const SWEEP_MARGIN: usize = 10_000;
+
+/// Which part of the mesh is subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All of it.
+    Wildcard,
+    /// All policies, and of workloads and services what was asked about and what the node's pods lead to, up to a
+    /// number of keys.
+    OnDemand {
+        /// Keys that questions may subscribe.
+        keys_max: usize,
+    },
+}
+
+/// Totals since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionCounters {
+    /// Resources that were refused.
+    pub rejected: u64,
+    /// Questions that were asked.
+    pub demands: u64,
+    /// Questions that were refused, for want of room.
+    pub demands_refused: u64,
+    /// Answers to questions.
+    pub demands_answered: u64,
+    /// Responses of a type that was not asked for.
+    pub unknown_types: u64,
+}
+
+/// What a response comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Push {
+    /// What it changes.
+    pub(crate) edits: Vec<MeshEdit>,
+    /// Resources that were refused: the name and why.
+    pub(crate) rejected: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Reply {
+    type_url: String,
+    nonce: String,
+    error: Option<String>,
+}
+
+/// What one type's subscription has come to.
+#[derive(Debug, Default)]
+struct Subscription {
+    held: Held,
+    /// Whether the stream has had the type's first request.
+    opened: bool,
+    /// Whether a response was taken whole, ever.
+    synced: bool,
+    /// Whether the stream's first response says all there is, since the server was not told what is held.
+    whole: bool,
+}
+
+impl Subscription {
+    /// The names that a response takes away by not naming them.
+    fn unnamed(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
+        if !std::mem::take(&mut self.whole) {
+            return Vec::new();
+        }
+        self.held.except(&response.resources.iter().map(|resource| resource.name.as_str()).collect())
+    }
+}
+
+/// The client of one control plane.
+///
+/// Order of calls: [`Session::connected`] at the start of a stream, then [`Session::poll_request`] until it gives
+/// nothing, and again after every other call. Each response goes to [`Session::handle_response`], and what it changes
+/// is put in force before `poll_request` is called again: the next request may be its ACK. [`Session::disconnected`] at
+/// the stream's end. [`Session::demand`] and [`Session::set_pods`] may come at any time, with a stream or without.
+#[derive(Debug)]
+pub(crate) struct Session {
+    node: Node,
+    cluster: Arc<str>,
+    connected: bool,
+    addresses: Subscription,
+    policies: Subscription,
+    /// What is asked for, unless everything is.
+    demands: Option<Demands>,
+    /// Whether the next stream does not say what is held.
+    silent: bool,
+    replies: VecDeque<Reply>,
+    interner: Interner,
+    /// Shared texts that the last sweep left.
+    swept: usize,
+    counters: SessionCounters,
+}
+
+impl Session {
+    pub(crate) fn new(node: Node, cluster: Arc<str>, scope: Scope) -> Self {
+        let demands = match scope {
+            Scope::Wildcard => None,
+            Scope::OnDemand { keys_max } => Some(Demands::new(keys_max)),
+        };
+        Self {
+            node,
+            cluster,
+            connected: false,
+            addresses: Subscription::default(),
+            policies: Subscription::default(),
+            demands,
+            silent: false,
+            replies: VecDeque::new(),
+            interner: Interner::default(),
+            swept: 0,
+            counters: SessionCounters::default(),
+        }
+    }
+
+    /// A stream is there.
+    pub(crate) fn connected(&mut self) {
+        self.disconnected();
+        self.connected = true;
+    }
+
+    /// The stream has ended.
+    pub(crate) fn disconnected(&mut self) {
+        self.connected = false;
+        self.replies.clear();
+        self.addresses.opened = false;
+        self.policies.opened = false;
+    }
+
+    /// The server refused the stream's first request for its size. The next stream does not say what is held: it begins
+    /// as if nothing were, and what its first responses do not name is taken away. Such servers answer the first request
+    /// with all there is to it.
+    pub(crate) fn too_large(&mut self) {
+        self.silent = true;
+    }
+
+    /// Types of which nothing has been taken whole yet. Where everything is asked for piece by piece, there may be
+    /// nothing to take.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &'static str> {
+        let addresses = !self.addresses.synced && self.demands.is_none();
+        let types = [(ADDRESS_TYPE, addresses), (AUTHORIZATION_TYPE, !self.policies.synced)];
+        types.into_iter().filter(|(_, missing)| *missing).map(|(type_url, _)| type_url)
+    }
+
+    /// Whether each type has been taken whole once.
+    pub(crate) fn synced(&self) -> bool {
+        self.missing().next().is_none()
+    }
+
+    pub(crate) fn counters(&self) -> SessionCounters {
+        self.counters
+    }
+
+    /// The next request, if there is one to send.
+    pub(crate) fn poll_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        if !self.connected {
+            return None;
+        }
+        if !self.addresses.opened {
+            return Some(self.first(ADDRESS_TYPE));
+        }
+        if !self.policies.opened {
+            return Some(self.first(AUTHORIZATION_TYPE));
+        }
+        if let Some(reply) = self.replies.pop_front() {
+            return Some(DeltaDiscoveryRequest {
+                type_url: reply.type_url,
+                response_nonce: reply.nonce,
+                error_detail: reply.error.map(|message| Status { code: 0, message }),
+                ..DeltaDiscoveryRequest::default()
+            });
+        }
+        let demands = self.demands.as_mut()?;
+        // A key that is given up and wanted again has to be said twice, so that it is sent again.
+        let resource_names_unsubscribe = demands.take_unsubscribe(KEYS_PER_REQUEST);
+        let resource_names_subscribe = match resource_names_unsubscribe.as_slice() {
+            [] => demands.take_subscribe(KEYS_PER_REQUEST),
+            _ => Vec::new(),
+        };
+        let request = DeltaDiscoveryRequest {
+            type_url: ADDRESS_TYPE.into(),
+            resource_names_subscribe,
+            resource_names_unsubscribe,
+            ..DeltaDiscoveryRequest::default()
+        };
+        let said = request.resource_names_subscribe.len() + request.resource_names_unsubscribe.len();
+        (said > 0).then_some(request)
+    }
+
+    /// A type's first request of the stream.
+    fn first(&mut self, type_url: &str) -> DeltaDiscoveryRequest {
+        let mut request = DeltaDiscoveryRequest {
+            node: Some(self.node.clone()),
+            type_url: type_url.into(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        let addresses = type_url == ADDRESS_TYPE;
+        let subscription = if addresses { &mut self.addresses } else { &mut self.policies };
+        subscription.opened = true;
+        subscription.whole = self.silent;
+        if !self.silent {
+            request.initial_resource_versions = subscription.held.versions();
+        }
+        if let Some(demands) = self.demands.as_mut().filter(|_| addresses) {
+            demands.restart();
+            // All of them: a server takes back what is held and no key of the first request leads to.
+            request.resource_names_subscribe = demands.take_subscribe(usize::MAX);
+            // A first request without names would be a wish for everything.
+            request.resource_names_unsubscribe = vec!["*".into()];
+        }
+        // Policies are the second.
+        self.silent &= addresses;
+        request
+    }
+
+    /// Takes a response. The edits come into force before the next request is polled.
+    pub(crate) fn handle_response(&mut self, response: DeltaDiscoveryResponse) -> Push {
+        let mut push = Push::default();
+        match response.type_url.as_str() {
+            ADDRESS_TYPE => {
+                for name in self.addresses.unnamed(&response) {
+                    self.remove_address(&name, &mut push.edits);
+                }
+                for resource in response.resources {
+                    let taken = self.take_address(&resource, &mut push.edits);
+                    push.note(resource.name, taken);
+                }
+                for name in response.removed_resources {
+                    self.remove_address(&name, &mut push.edits);
+                }
+                self.drop_unwanted(&mut push.edits);
+                self.addresses.synced |= push.rejected.is_empty();
+            }
+            AUTHORIZATION_TYPE => {
+                for name in self.policies.unnamed(&response) {
+                    push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
+                }
+                for resource in response.resources {
+                    let taken = self.take_policy(&resource, &mut push.edits);
+                    push.note(resource.name, taken);
+                }
+                let held = &mut self.policies.held;
+                for text in response.removed_resources {
+                    let gone = held.meant(&text).and_then(|name| held.remove(&name));
+                    push.edits.extend(gone.map(Thing::removal));
+                }
+                self.policies.synced |= push.rejected.is_empty();
+            }
+            _ => self.counters.unknown_types += 1,
+        }
+        let error = refusal(&push.rejected);
+        self.replies.push_back(Reply { type_url: response.type_url, nonce: response.nonce, error });
+        self.counters.rejected += push.rejected.len() as u64;
+        self.sweep();
+        self.settled(&push.edits);
+        push
+    }
+
+    /// Asks about a key, if not everything is subscribed anyway. The edits say what is known already.
+    pub(crate) fn demand(&mut self, question: Question) -> Vec<MeshEdit> {
+        let Some(demands) = self.demands.as_mut().filter(|_| !matches!(question, Question::Certificate(_)))
+        else {
+            return Vec::new();
+        };
+        self.counters.demands += 1;
+        let (asked, edits) = demands.ask(question);
+        if asked == Asked::Refused {
+            self.counters.demands_refused += 1;
+        }
+        self.settled(&edits);
+        edits
+    }
+
+    /// The pods that the node has, by namespace and name. What they lead to is asked for before anybody asks.
+    pub(crate) fn set_pods<'a>(&mut self, pods: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<MeshEdit> {
+        let mut edits = Vec::new();
+        if let Some(demands) = &mut self.demands {
+            let cluster = &self.cluster;
+            let uid = |(namespace, name)| Arc::from(format!("{cluster}//Pod/{namespace}/{name}"));
+            let uids: BTreeSet<Arc<str>> = pods.map(uid).collect();
+            demands.set_pods(&uids, &mut edits);
+        }
+        self.drop_unwanted(&mut edits);
+        self.settled(&edits);
+        edits
+    }
+
+    fn take_address(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
+        let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        let decoded =
+            wire::decode_address(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
+        let held = &mut self.addresses.held;
+        let known = held.name(&resource.name).cloned();
+        let (thing, value) = match decoded {
+            Address::Workload(mut workload) => {
+                // One text serves as the name here and as the uid wherever the workload is.
+                if let Some(name) = known.as_ref().filter(|name| ***name == *workload.uid) {
+                    workload.uid = name.clone();
+                }
+                (Thing::Workload(workload.uid.clone()), Value::Workload(Arc::new(workload)))
+            }
+            Address::Service(service) => {
+                (Thing::Service(service.key.clone()), Value::Service(Arc::new(service)))
+            }
+        };
+        let name = known.unwrap_or_else(|| match &thing {
+            Thing::Workload(uid) if **uid == *resource.name => uid.clone(),
+            thing if resource.name.is_empty() => thing.name(),
+            _ => resource.name.as_str().into(),
+        });
+        edits.extend(held.accept(&name, &resource.version, &thing).map(Thing::removal));
+        edits.push(match &value {
+            Value::Workload(workload) => MeshEdit::Workload(workload.clone()),
+            Value::Service(service) => MeshEdit::Service(service.clone()),
+        });
+        if let Some(demands) = &mut self.demands {
+            demands.arrived(&name, &resource.aliases, &value, edits);
+        }
+        Ok(())
+    }
+
+    fn remove_address(&mut self, text: &str, edits: &mut Vec<MeshEdit>) {
+        let meant = self.addresses.held.meant(text);
+        let gone = meant.as_ref().and_then(|name| self.addresses.held.remove(name));
+        edits.extend(gone.map(Thing::removal));
+        if let Some(demands) = &mut self.demands {
+            demands.removed(text, meant.as_deref(), edits);
+        }
+    }
+
+    /// Takes away what nobody wants any more.
+    fn drop_unwanted(&mut self, edits: &mut Vec<MeshEdit>) {
+        let Some(demands) = &mut self.demands else { return };
+        for name in demands.settle() {
+            edits.extend(self.addresses.held.remove(&name).map(Thing::removal));
+        }
+    }
+
+    fn take_policy(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
+        let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        let policy =
+            wire::decode_policy(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
+        let thing = Thing::Policy(policy.key());
+        let name = if resource.name.is_empty() { thing.name() } else { resource.name.as_str().into() };
+        edits.extend(self.policies.held.accept(&name, &resource.version, &thing).map(Thing::removal));
+        edits.push(MeshEdit::Policy(Arc::new(policy)));
+        Ok(())
+    }
+
+    fn sweep(&mut self) {
+        if self.interner.len() > 2 * self.swept + SWEEP_MARGIN {
+            self.interner.sweep();
+            self.swept = self.interner.len();
+        }
+    }
+
+    /// Counts answers, and checks in debug builds what holds between calls.
+    fn settled(&mut self, edits: &[MeshEdit]) {
+        let answers = edits.iter().filter(|edit| matches!(edit, MeshEdit::Answered(_)));
+        self.counters.demands_answered += answers.count() as u64;
+        #[cfg(debug_assertions)]
+        {
+            self.addresses.held.check();
+            self.policies.held.check();
+            if let Some(demands) = &self.demands {
+                demands.check();
+            }
+        }
+    }
+}
+
+impl Push {
+    fn note(&mut self, name: String, taken: Result<(), String>) {
+        if let Err(reason) = taken {
+            self.rejected.push((name, reason));
+        }
+    }
+}
+
+/// What a NACK says.
+fn refusal(rejected: &[(String, String)]) -> Option<String> {
+    if rejected.is_empty() {
+        return None;
+    }
+    let mut text = String::new();
+    for (place, (name, reason)) in rejected.iter().take(NACK_NAMES_MAX).enumerate() {
+        let separator = if place > 0 { "; " } else { "" };
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{separator}{name}: {reason}");
+    }
+    if rejected.len() > NACK_NAMES_MAX {
+        let _ = write!(text, "; and {} more", rejected.len() - NACK_NAMES_MAX);
+    }
+    Some(text)
+}

@@ -9,7 +9,6 @@ use halo_core::demand::Question;
 use halo_core::limits::Limits;
 use halo_core::net::{HBONE_PORT, NetworkAddress, OUTBOUND_PORT};
 use halo_core::outcome::Reason;
-use halo_core::service::ServiceKey;
 use socket2::{Domain, Socket, Type};
 
 use crate::app::{echo, until_reset};
@@ -170,21 +169,38 @@ fn a_handshake_and_a_connection_that_wait_for_their_certificate_ask_for_it_once(
 }
 
 #[test]
-fn a_request_for_a_host_waits_for_the_service_of_that_name() {
+fn a_request_for_a_host_that_the_pod_serves_waits_for_the_service_of_that_name() {
     each_shard_with(patient(), |mut rig| {
         ask_for_what_is_missing(&mut rig);
         let port = echo().port();
+        rig.serve(80, port);
+        let service = rig.withdraw_service();
         let mut peer = Peer::dial(&rig);
-        let absent = peer.request("gone.shop.svc:80");
-        assert_eq!(rig.question(), Question::Service(ServiceKey::new("shop", "gone.shop.svc")));
         let stream = peer.request("pay.shop.svc:80");
-        let asked = Question::Service(ServiceKey::new("shop", "pay.shop.svc"));
-        assert_eq!(rig.question(), asked);
+        assert_eq!(rig.question(), Question::Service(service));
         rig.serve(80, port);
         assert_eq!(peer.answer(stream), 200);
         peer.echo(stream, b"hello");
-        answer(&mut rig, Question::Service(ServiceKey::new("shop", "gone.shop.svc")));
+        let service = rig.withdraw_service();
+        let absent = peer.request("pay.shop.svc:80");
+        assert_eq!(rig.question(), Question::Service(service.clone()));
+        answer(&mut rig, Question::Service(service));
         assert_eq!(peer.answer(absent), 503);
         assert_eq!(rig.counters.closed_by(Reason::UnknownService), 1);
+    });
+}
+
+#[test]
+fn a_request_for_a_host_that_the_pod_does_not_serve_is_refused_without_a_question() {
+    each_shard_with(patient(), |mut rig| {
+        ask_for_what_is_missing(&mut rig);
+        let mut peer = Peer::dial(&rig);
+        for host in ["gone.shop.svc:80", "pay.shop.svc:80"] {
+            let stream = peer.request(host);
+            assert_eq!(peer.answer(stream), 503, "{host}");
+        }
+        assert_eq!(rig.counters.closed_by(Reason::UnknownService), 2);
+        assert_eq!(rig.counters.lookups.total(), 0);
+        assert!(rig.questions.try_recv().is_err());
     });
 }

@@ -186,7 +186,7 @@ impl Rig {
 
     /// Publishes the service, whose captured port leads to `port` of the pod.
     pub(crate) fn serve(&mut self, captured: u16, port: u16) {
-        let key = ServiceKey::new("shop", "pay.shop.svc");
+        let key = service();
         let service = Service {
             key: key.clone(),
             name: "pay".into(),
@@ -207,6 +207,13 @@ impl Rig {
             snapshot.services.insert(Arc::new(service));
             snapshot.workloads.insert(Arc::new(endpoint));
         });
+    }
+
+    /// Publishes that the service of [`Rig::serve`] is unknown again, while the pod still serves it.
+    pub(crate) fn withdraw_service(&mut self) -> ServiceKey {
+        let key = service();
+        self.publish(|snapshot| drop(snapshot.services.remove(&key)));
+        key
     }
 
     pub(crate) fn inspect(&self) -> ShardReport {
@@ -241,6 +248,10 @@ impl Rig {
         self.mailbox.send(message(Box::new(move |answer| drop(sender.send(answer)))));
         receiver
     }
+}
+
+fn service() -> ServiceKey {
+    ServiceKey::new("shop", "pay.shop.svc")
 }
 
 fn workload() -> Workload {

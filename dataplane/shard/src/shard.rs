@@ -269,6 +269,9 @@ impl Shard {
         pod: &Pod,
         mut find: impl FnMut(&Rc<Snapshot>) -> Result<T, Missing>,
     ) -> Result<T, Reason> {
+        if pod.is_gone() {
+            return Err(Reason::WorkloadGone);
+        }
         match find(&self.snapshot()) {
             Ok(found) => Ok(found),
             // Nearly every connection finds all it needs, and none should be larger for those that do not.
@@ -286,12 +289,13 @@ impl Shard {
         let mut waiting = self.demand.enter();
         let found = ring::within_ms(self.limits.lookup_ms_max, async {
             loop {
-                if pod.is_gone() {
-                    return Err(Reason::WorkloadGone);
-                }
                 match waiting.need(missing.question.take(), ring::now_ms()) {
                     true => drop(ring::within_ms(REFUSED_MS, self.changed.next()).await),
                     false => self.changed.next().await,
+                }
+                // Before it decides: the place of the pod may have been taken by another one already.
+                if pod.is_gone() {
+                    return Err(Reason::WorkloadGone);
                 }
                 match find(&self.snapshot()) {
                     Ok(found) => return Ok(found),

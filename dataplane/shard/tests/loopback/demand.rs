@@ -151,6 +151,23 @@ fn a_pod_that_is_removed_ends_what_waits_at_once() {
 }
 
 #[test]
+fn what_waits_for_a_pod_that_is_removed_does_not_go_on_with_the_next_pod_of_its_uid() {
+    each_shard_with(patient(), |mut rig| {
+        rig.serve(OUTBOUND_PORT, echo().port());
+        let certificate = Arc::new(rig.authority.issue(&pay()));
+        rig.publish(|snapshot| drop(snapshot.certificates.remove(&pay())));
+        let socket = connect(SERVICE);
+        assert_eq!(rig.question(), Question::Certificate(pay()));
+        // The connection wakes to a world in which all that it lacked is there, but its pod.
+        rig.replace_pod_and_publish(|snapshot| drop(snapshot.certificates.insert(pay(), certificate)));
+        until_reset(socket);
+        assert_eq!(rig.counters.closed_by(Reason::WorkloadGone), 1);
+        assert_eq!(rig.counters.tunnels_dialed.total(), 0);
+        check_echo(&mut connect(SERVICE));
+    });
+}
+
+#[test]
 fn a_handshake_and_a_connection_that_wait_for_their_certificate_ask_for_it_once() {
     each_shard_with(patient(), |mut rig| {
         rig.serve(OUTBOUND_PORT, echo().port());

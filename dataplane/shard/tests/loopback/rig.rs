@@ -138,14 +138,15 @@ impl Rig {
     }
 
     fn add_pod(&self) {
-        let spec = PodSpec {
-            uid: UID.into(),
-            name: "pay".into(),
-            namespace: "shop".into(),
-            service_account: "pay".into(),
-            netns: Arc::new(OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())),
-        };
-        self.ask(|reply| Message::AddPod(spec, reply)).unwrap();
+        self.ask(|reply| Message::AddPod(pod(), reply)).unwrap();
+    }
+
+    /// Puts a pod of the same uid in the pod's place and publishes the next generation, with no time between.
+    pub(crate) fn replace_pod_and_publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        // A pod that is added takes the place of the one with its uid.
+        let added = self.tell(|reply| Message::AddPod(pod(), reply));
+        self.publish(change);
+        added.recv_timeout(DEADLINE).expect("the shard answers").unwrap();
     }
 
     pub(crate) fn remove_pod(&self) {
@@ -247,6 +248,16 @@ impl Rig {
         // The test may have stopped listening.
         self.mailbox.send(message(Box::new(move |answer| drop(sender.send(answer)))));
         receiver
+    }
+}
+
+fn pod() -> PodSpec {
+    PodSpec {
+        uid: UID.into(),
+        name: "pay".into(),
+        namespace: "shop".into(),
+        service_account: "pay".into(),
+        netns: Arc::new(OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())),
     }
 }
 

@@ -168,6 +168,21 @@ fn what_waits_for_a_pod_that_is_removed_does_not_go_on_with_the_next_pod_of_its_
 }
 
 #[test]
+fn a_connection_that_waits_for_its_certificate_goes_where_the_newest_generation_says() {
+    each_shard_with(patient(), |mut rig| {
+        rig.serve(OUTBOUND_PORT, 1);
+        let certificate = Arc::new(rig.authority.issue(&pay()));
+        rig.publish(|snapshot| drop(snapshot.certificates.remove(&pay())));
+        let mut socket = connect(SERVICE);
+        assert_eq!(rig.question(), Question::Certificate(pay()));
+        rig.serve(OUTBOUND_PORT, echo().port());
+        rig.publish(|snapshot| drop(snapshot.certificates.insert(pay(), certificate)));
+        check_echo(&mut socket);
+        assert_eq!(rig.counters.lookups.total(), 1, "it waited once");
+    });
+}
+
+#[test]
 fn a_handshake_and_a_connection_that_wait_for_their_certificate_ask_for_it_once() {
     each_shard_with(patient(), |mut rig| {
         rig.serve(OUTBOUND_PORT, echo().port());

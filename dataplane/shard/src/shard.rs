@@ -21,7 +21,7 @@ use halo_core::workload::Workload;
 
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
-use crate::demand::{Demand, Missing, REFUSED_MS};
+use crate::demand::{Demand, Missing};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::{Pod, Seat};
@@ -289,9 +289,13 @@ impl Shard {
         let mut waiting = self.demand.enter();
         let found = ring::within_ms(self.limits.lookup_ms_max, async {
             loop {
-                match waiting.need(missing.question.take(), ring::now_ms()) {
-                    true => drop(ring::within_ms(REFUSED_MS, self.changed.next()).await),
-                    false => self.changed.next().await,
+                let now_ms = ring::now_ms();
+                match waiting.need(missing.question.take(), now_ms) {
+                    Some(again_ms) => {
+                        let wait_ms = again_ms.saturating_sub(now_ms).max(1);
+                        ring::within_ms(wait_ms, self.changed.next()).await;
+                    }
+                    None => self.changed.next().await,
                 }
                 // Before it decides: the place of the pod may have been taken by another one already.
                 if pod.is_gone() {

@@ -99,6 +99,7 @@ fn a_connection_without_an_answer_is_refused_at_the_deadline_and_the_next_one_as
         for round in 1..=2 {
             until_reset(connect(OUTSIDE));
             assert_eq!(rig.question(), address(OUTSIDE));
+            assert!(rig.questions.try_iter().all(|again| again == address(OUTSIDE)));
             assert_eq!(rig.counters.closed_by(Reason::DestinationUnknown), round);
             assert_eq!(rig.counters.lookups_expired.total(), round);
         }
@@ -134,6 +135,21 @@ fn a_question_that_found_the_queue_full_is_asked_again_though_nothing_else_happe
         assert_eq!(rig.question(), address(OUTSIDE));
         assert_eq!(rig.counters.lookups.total(), 1, "the connection waited all the time");
         drop(socket);
+    });
+}
+
+#[test]
+fn a_question_that_is_lost_is_asked_again_while_there_is_time_for_an_answer() {
+    each_shard_with(Limits { lookup_ms_max: 6_000, ..Limits::default() }, |mut rig| {
+        ask_for_what_is_missing(&mut rig);
+        let mut socket = connect(SERVICE);
+        assert_eq!(rig.question(), address(SERVICE));
+        // Nobody answers the first one, and nothing else happens.
+        assert_eq!(rig.question(), address(SERVICE));
+        rig.serve(OUTBOUND_PORT, echo().port());
+        check_echo(&mut socket);
+        assert_eq!(rig.counters.lookups.total(), 1, "the connection waited all the time");
+        assert_eq!(rig.counters.lookups_expired.total(), 0);
     });
 }
 

@@ -25,32 +25,23 @@ type Issuer = [u8; ISSUER_LEN];
 /// Revocation lists, parsed. They are parsed once for each shard and shared by its configurations.
 pub struct RevocationLists {
     lists: Vec<(Issuer, CertRevocationList<'static>)>,
-    unreadable: usize,
     id: [u8; 32],
 }
 
 impl fmt::Debug for RevocationLists {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("RevocationLists")
-            .field("lists", &self.lists.len())
-            .field("unreadable", &self.unreadable)
-            .finish_non_exhaustive()
+        out.debug_struct("RevocationLists").field("lists", &self.lists.len()).finish_non_exhaustive()
     }
 }
 
 impl RevocationLists {
-    /// Reads the lists. One that cannot be read is passed over and counted.
-    pub fn new(revocations: &Revocations) -> Self {
-        let parsed = revocations.lists.iter().filter_map(|der| OwnedCertRevocationList::from_der(der).ok());
-        let lists: Vec<_> =
-            parsed.map(CertRevocationList::from).map(|list| (issuer(list.issuer()), list)).collect();
-        let unreadable = revocations.lists.len() - lists.len();
-        Self { lists, unreadable, id: recent::list_id(revocations.lists.iter().map(Vec::as_slice)) }
-    }
-
-    /// How many lists could not be read.
-    pub fn unreadable(&self) -> usize {
-        self.unreadable
+    /// Reads the lists; `None` if one of them cannot be read, for nobody knows what it revokes.
+    pub fn new(revocations: &Revocations) -> Option<Self> {
+        let parsed = revocations.lists.iter().map(|der| OwnedCertRevocationList::from_der(der).ok());
+        let parsed = parsed.map(|list| list.map(CertRevocationList::from));
+        let lists = parsed.map(|list| list.map(|list| (issuer(list.issuer()), list)));
+        let lists = lists.collect::<Option<_>>()?;
+        Some(Self { lists, id: recent::list_id(revocations.lists.iter().map(Vec::as_slice)) })
     }
 
     /// Whether a certificate of the chain is on a list of its issuer.

@@ -165,7 +165,7 @@ impl Shard {
         }
         let lists = |snapshot: &Snapshot| snapshot.revocations.as_ref().map(Arc::as_ptr);
         if lists(&old) != lists(&snapshot) {
-            self.revoke(snapshot.revocations.as_deref());
+            self.revoke(snapshot.revocations.as_ref());
         }
         self.demand.generation();
         self.changed.notify();
@@ -225,7 +225,7 @@ impl Shard {
     }
 
     /// Goes by new revocation lists: handshakes from now on, those that run at their end, and open tunnels at once.
-    fn revoke(&self, revocations: Option<&Revocations>) {
+    fn revoke(&self, revocations: Option<&Arc<Revocations>>) {
         let lists = match revocations.map(RevocationLists::new) {
             Some(Some(lists)) => Some(Arc::new(lists)),
             // The control thread publishes only what it could read. Should one fail here, those before it stay in force.

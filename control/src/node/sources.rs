@@ -112,24 +112,22 @@ impl Sources {
         (!whys.is_empty()).then(|| whys.join("; "))
     }
 
-    /// Waits for a change; false once there can be none.
+    /// Waits for a change; false once there can be none, for every source has ended. One that has ended, as a text that
+    /// is read once does, ends no other.
     async fn changed(&mut self) -> bool {
-        let local = async {
-            match &mut self.local {
-                Some(local) => local.changed().await.is_ok(),
-                None => std::future::pending().await,
-            }
-        };
-        let xds = async {
-            match &mut self.xds {
-                Some((_, xds)) => xds.changed().await.is_ok(),
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            changed = local => changed,
-            changed = xds => changed,
+            true = told(self.local.as_mut()) => true,
+            true = told(self.xds.as_mut().map(|(_, status)| status)) => true,
+            else => false,
         }
+    }
+}
+
+/// Waits for a source to tell something new; false once it cannot any more.
+async fn told<T>(status: Option<&mut watch::Receiver<T>>) -> bool {
+    match status {
+        Some(status) => status.changed().await.is_ok(),
+        None => false,
     }
 }
 

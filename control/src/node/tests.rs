@@ -13,7 +13,10 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::cni::server::{PodInfo, ZdsServer};
 use crate::config::{Overrides, Variables};
+use crate::node::sources::Sources;
+use crate::source::SourceStatus;
 use crate::testing::{DEADLINE, FakeShards};
+use crate::xds::XdsStatus;
 
 const MESH: &str = "workloads:\n- {uid: w, name: cart, namespace: shop, serviceAccount: cart, workloadIps: [10.0.0.1], \
                     protocol: HBONE, trustDomain: td}\n";
@@ -141,6 +144,30 @@ async fn a_node_is_ready_once_mesh_and_pods_are_there_and_says_what_is_missing()
     node.readiness_where(500, |text| text.contains("no complete snapshot")).await;
     assert_eq!(fetch(node.addresses.readiness, "POST", "/healthz/ready").await.0, 405);
     assert_eq!(fetch(node.addresses.readiness, "GET", "/").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_text_that_is_read_once_does_not_end_the_wait_for_the_control_plane() {
+    let (xds_sender, xds) = watch::channel(XdsStatus::default());
+    let (local_sender, local) = watch::channel(SourceStatus::default());
+    let sources = Sources { local: Some(local), xds: Some(("https://istiod:15012".into(), xds)) };
+    let readiness = Readiness::pending(&[Part::StateManager]);
+    let following = tokio::spawn(sources::follow(sources, readiness.clone()));
+    local_sender.send_modify(|status| status.synced = true);
+    drop(local_sender);
+    let waits = timeout(DEADLINE, async {
+        while !readiness.parts_pending()[&Part::StateManager].starts_with("the control plane at ") {
+            tokio::task::yield_now().await;
+        }
+    });
+    waits.await.unwrap();
+    // The control plane comes later than the end of the text is seen.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    xds_sender.send_modify(|status| status.synced = true);
+    timeout(DEADLINE, readiness.part_ready(Part::StateManager)).await.unwrap();
+    timeout(DEADLINE, following).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -18,9 +18,6 @@ use crate::xds::{self, XdsSetup, XdsStatus};
 
 use crate::parts::Parts;
 
-/// Questions that wait for one who answers them.
-const QUESTIONS_MAX: usize = 1024;
-
 /// How the sources fare; what is not configured has none.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
@@ -30,7 +27,8 @@ pub(crate) struct Sources {
     pub(crate) xds: Option<(Arc<str>, watch::Receiver<XdsStatus>)>,
 }
 
-/// Starts what is configured. `questions` is what shards ask about workloads and services.
+/// Starts what is configured. `questions` is what shards ask about workloads and services; without a control plane nobody
+/// answers it.
 pub(super) fn start(
     config: &Config,
     publisher: &Publisher,
@@ -129,28 +127,4 @@ async fn told<T>(status: Option<&mut watch::Receiver<T>>) -> bool {
         Some(status) => status.changed().await.is_ok(),
         None => false,
     }
-}
-
-/// Takes what shards ask to those who can answer. What finds no room is asked again by whoever still waits.
-pub(super) fn route(mut questions: mpsc::Receiver<Question>, parts: &mut Parts) -> Routed {
-    let (mesh_sender, mesh) = mpsc::channel(QUESTIONS_MAX);
-    let (certificate_sender, certificates) = mpsc::channel(QUESTIONS_MAX);
-    parts.spawn_until_done("questions", async move {
-        while let Some(question) = questions.recv().await {
-            let to = match question {
-                Question::Certificate(_) => &certificate_sender,
-                Question::Address(_) | Question::Service(_) => &mesh_sender,
-            };
-            // Nobody listens where nothing is ever missing: with a local source, for example.
-            drop(to.try_send(question));
-        }
-    });
-    Routed { mesh, certificates }
-}
-
-/// Questions by who answers them.
-#[derive(Debug)]
-pub(super) struct Routed {
-    pub(super) mesh: mpsc::Receiver<Question>,
-    pub(super) certificates: mpsc::Receiver<Question>,
 }

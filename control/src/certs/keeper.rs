@@ -15,6 +15,11 @@ const REQUESTS_MAX: usize = 8;
 const RENEWAL_MIN: Duration = Duration::from_millis(500);
 /// Pause after the first failure; it doubles. Each pause is spread by a fifth either way.
 const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Failures after which a question shortens a pause to [`RETRY_MIN`]; after more of them the authority is down rather
+/// than busy, and it is left alone for [`ASKED_PAUSE`].
+const ASKED_FAILURES: u32 = 4;
+/// Pause after many failures, while connections wait.
+const ASKED_PAUSE: Duration = Duration::from_secs(15);
 /// Longest pause between attempts, before it is spread.
 const RETRY_MAX: Duration = Duration::from_secs(150);
 /// Longest time until the lives of certificates are looked at again: the wall clock, which they are written in, may be
@@ -235,7 +240,9 @@ enum Phase {
 /// Order of calls: any `handle_*`, then `poll_event` until `None`; `handle_timeout` once `poll_timeout` has passed. Each
 /// [`Event::Request`] is answered by one `handle_issued`, also after its identity is no longer wanted.
 ///
-/// Requests are made in order of [`Priority`]; among equals, the one that has waited longest is first.
+/// Requests are made in order of [`Priority`]; among equals, the one that has waited longest is first. A renewal has the
+/// last of the eight places while no other is in flight: the certificates that are in force outlive a storm of requests
+/// that all fail.
 ///
 /// Invariants, checked after every call in debug builds: no more than eight requests are in flight, counting those of
 /// identities that are gone; an entry in flight was requested.
@@ -271,8 +278,8 @@ impl CertificateKeeper {
     }
 
     /// A connection waits for an identity's certificate: there is none, or its life has ended. One that has failed is
-    /// tried again at once, but not within a second of the last failure. Identities that are not wanted, and those that
-    /// have a certificate, stay as they are.
+    /// tried again at once, but not within a second of the last failure, nor within 15 s once it has failed more than
+    /// four times. Identities that are not wanted, and those that have a certificate, stay as they are.
     pub fn handle_question(&mut self, identity: &Identity, now: Moment) {
         if let Some(entry) = self.entries.get_mut(identity) {
             if entry.expire(now) {
@@ -280,7 +287,8 @@ impl CertificateKeeper {
             }
             if entry.certificate.is_none() {
                 entry.asked = true;
-                entry.hasten(RETRY_MIN, now.instant);
+                let pause = if entry.failures > ASKED_FAILURES { ASKED_PAUSE } else { RETRY_MIN };
+                entry.hasten(pause, now.instant);
             }
         }
         self.check();
@@ -316,8 +324,12 @@ impl CertificateKeeper {
         if self.in_flight.len() == REQUESTS_MAX {
             return None;
         }
+        let last_is_renewals = self.in_flight.len() + 1 == REQUESTS_MAX && !self.is_renewing();
         let queued = self.entries.iter_mut().filter_map(|(identity, entry)| match entry.phase {
-            Phase::Queued(since) => Some(((Reverse(entry.priority()), since), identity, entry)),
+            Phase::Queued(since) => {
+                let other = last_is_renewals && entry.certificate.is_none();
+                Some(((other, Reverse(entry.priority()), since), identity, entry))
+            }
             Phase::InFlight | Phase::Scheduled(_) => None,
         });
         let (_, identity, entry) = queued.min_by_key(|(rank, ..)| *rank)?;
@@ -326,6 +338,11 @@ impl CertificateKeeper {
         self.in_flight.insert(identity.clone());
         self.check();
         Some(Event::Request(identity))
+    }
+
+    /// Whether a renewal is in flight.
+    fn is_renewing(&self) -> bool {
+        self.entries.values().any(|entry| entry.phase == Phase::InFlight && entry.certificate.is_some())
     }
 
     /// When `handle_timeout` is due: within a minute, as long as there is a certificate.

@@ -121,19 +121,29 @@ fn identities_that_fail_together_are_not_tried_again_together() {
 }
 
 #[test]
-fn at_most_eight_requests_are_in_flight_and_new_identities_come_first() {
+fn at_most_eight_requests_are_in_flight_and_new_identities_come_first_but_for_the_last_place() {
     let (mut keeper, start) = (CertificateKeeper::default(), Moment::now());
     let names: Vec<_> = (0..20).map(|number| format!("s{number}")).collect();
     let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
     keeper.handle_wanted(&set(&wanted), &set(&[]), start);
     let first = requests(&mut keeper);
     assert_eq!(first.len(), 8);
-    let done = first[0].strip_prefix("request ").unwrap();
-    keeper.handle_issued(&who(done), Ok((issue(done), fresh(start, Duration::ZERO))), MIDDLE, start);
+    let done: Vec<_> = first[..2].iter().map(|event| event.strip_prefix("request ").unwrap()).collect();
+    for name in &done {
+        let life = fresh(start, Duration::from_secs(2));
+        keeper.handle_issued(&who(name), Ok((issue(name), life)), MIDDLE, start);
+    }
+    // Two renewals are due, and twelve identities wait for their first certificate.
     keeper.handle_timeout(start + Duration::from_secs(1));
-    let next = requests(&mut keeper);
-    assert_eq!(next.iter().filter(|event| event.starts_with("request")).count(), 1);
-    assert!(!next.contains(&format!("request {done}")), "a renewal overtook a first certificate");
+    let next = |keeper: &mut CertificateKeeper| -> Vec<_> {
+        requests(keeper).into_iter().filter(|event| event.starts_with("request")).collect()
+    };
+    assert_eq!(next(&mut keeper), ["request s16".to_owned(), format!("request {}", done[0])]);
+    // While that renewal is in flight, no other has a place of its own.
+    keeper.handle_issued(&who("s10"), Err("down".into()), MIDDLE, start + Duration::from_secs(1));
+    assert_eq!(next(&mut keeper), ["request s17"]);
+    keeper.handle_issued(&who(done[0]), Err("down".into()), MIDDLE, start + Duration::from_secs(1));
+    assert_eq!(next(&mut keeper), [format!("request {}", done[1])]);
 }
 
 #[test]
@@ -176,21 +186,29 @@ fn a_renewal_whose_certificate_expires_while_it_waits_comes_first() {
     let names: Vec<_> = (0..9).map(|number| format!("s{number}")).collect();
     let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
     let certificate = issue("any");
-    keeper.handle_wanted(&set(&["t", "u"]), &set(&[]), start);
-    assert_eq!(requests(&mut keeper).len(), 2);
+    keeper.handle_wanted(&set(&["t", "u", "v"]), &set(&[]), start);
+    assert_eq!(requests(&mut keeper).len(), 3);
     keeper.handle_issued(&who("t"), Ok((certificate.clone(), fresh(start, 100 * second))), MIDDLE, start);
-    keeper.handle_issued(&who("u"), Ok((certificate.clone(), fresh(start, 104 * second))), MIDDLE, start);
+    for name in ["u", "v"] {
+        keeper.handle_issued(
+            &who(name),
+            Ok((certificate.clone(), fresh(start, 104 * second))),
+            MIDDLE,
+            start,
+        );
+    }
     requests(&mut keeper);
     let mut all = wanted.clone();
-    all.extend(["t", "u"]);
+    all.extend(["t", "u", "v"]);
     keeper.handle_wanted(&set(&all), &set(&[]), start);
     assert_eq!(requests(&mut keeper).len(), 8);
     keeper.handle_timeout(start + 52 * second);
-    // The certificate of `t` is gone, and so it is no renewal any more; `s8` has waited longer still.
+    // The certificate of `t` is gone, and so it is no renewal any more; `s8` has waited longer still. The first place that
+    // is free is kept for a renewal.
     keeper.handle_timeout(start + 100 * second);
     assert_eq!(requests(&mut keeper), ["withdraw t"]);
     let mut next = Vec::new();
-    for name in ["s0", "s1", "s2"] {
+    for name in ["s0", "s1", "s2", "s3"] {
         keeper.handle_issued(
             &who(name),
             Ok((certificate.clone(), fresh(start + 100 * second, 100 * second))),
@@ -199,7 +217,7 @@ fn a_renewal_whose_certificate_expires_while_it_waits_comes_first() {
         );
         next.extend(requests(&mut keeper).into_iter().filter(|event| event.starts_with("request")));
     }
-    assert_eq!(next, ["request s8", "request t", "request u"]);
+    assert_eq!(next, ["request u", "request s8", "request t", "request v"]);
 }
 
 #[test]
@@ -243,19 +261,19 @@ fn a_workload_without_a_pod_keeps_its_certificate_until_both_are_gone() {
 }
 
 #[test]
-fn a_question_hastens_an_attempt_but_never_within_a_second_of_the_last() {
+fn a_question_hastens_an_attempt_but_never_within_a_second_of_the_last_nor_much_where_many_have_failed() {
     let (mut keeper, start, ms) = (CertificateKeeper::default(), Moment::now(), Duration::from_millis(1));
     keeper.handle_wanted(&set(&["a"]), &set(&[]), start);
     requests(&mut keeper);
     let mut now = start;
-    for _ in 0..4 {
+    for _ in 0..3 {
         keeper.handle_issued(&who("a"), Err("down".into()), MIDDLE, now);
         now = now + due(&keeper, now).unwrap();
         keeper.handle_timeout(now);
         assert_eq!(requests(&mut keeper), ["request a"]);
     }
     keeper.handle_issued(&who("a"), Err("down".into()), MIDDLE, now);
-    assert_eq!(due(&keeper, now), Some(16_000 * ms));
+    assert_eq!(due(&keeper, now), Some(8_000 * ms));
     // A hundred questions make one attempt, a second after the last.
     for step in 0..100 {
         keeper.handle_question(&who("a"), now + step * ms);
@@ -264,9 +282,18 @@ fn a_question_hastens_an_attempt_but_never_within_a_second_of_the_last() {
     assert_eq!(due(&keeper, now), Some(1_000 * ms));
     keeper.handle_timeout(now + 1_000 * ms);
     assert_eq!(requests(&mut keeper), ["request a"]);
-    keeper.handle_issued(&who("a"), Err("down".into()), MIDDLE, now + 1_000 * ms);
-    keeper.handle_question(&who("a"), now + 5_000 * ms);
-    assert_eq!(requests(&mut keeper), ["request a"]);
+    // From the fifth failure on the authority is left alone for longer, but not for as long as without a question.
+    now = now + 1_000 * ms;
+    for backoff in [16_000, 32_000] {
+        keeper.handle_issued(&who("a"), Err("down".into()), MIDDLE, now);
+        assert_eq!(due(&keeper, now), Some(backoff * ms));
+        keeper.handle_question(&who("a"), now + 5_000 * ms);
+        assert!(requests(&mut keeper).is_empty());
+        assert_eq!(due(&keeper, now), Some(15_000 * ms));
+        now = now + 15_000 * ms;
+        keeper.handle_question(&who("a"), now);
+        assert_eq!(requests(&mut keeper), ["request a"]);
+    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Keeps a stream to the control plane for ever. What comes over it is judged by [`Session`]; this module sends,
 //! publishes, waits and counts.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -47,7 +46,6 @@ pub(crate) async fn run(setup: XdsSetup) {
         status,
         told: Told::default(),
         backoff: Backoff::default(),
-        refused: BTreeMap::new(),
     };
     let ended = async {
         client.take_pods().await?;
@@ -124,8 +122,6 @@ struct Client {
     status: watch::Sender<XdsStatus>,
     told: Told,
     backoff: Backoff,
-    /// What was refused of the last response of each type.
-    refused: BTreeMap<&'static str, String>,
 }
 
 impl Client {
@@ -235,52 +231,38 @@ impl Client {
     /// Puts a response in force, as one generation.
     async fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<(), PublisherGone> {
         let bytes = response.encoded_len() as u64;
-        let mut type_url = None;
+        let mut known = true;
         self.status.send_modify(|status| {
             let counters = &mut status.counters;
             let Received { messages, bytes: total } = match response.type_url.as_str() {
-                ADDRESS_TYPE => {
-                    type_url = Some(ADDRESS_TYPE);
-                    &mut counters.addresses
+                ADDRESS_TYPE => &mut counters.addresses,
+                AUTHORIZATION_TYPE => &mut counters.policies,
+                _ => {
+                    known = false;
+                    &mut counters.others
                 }
-                AUTHORIZATION_TYPE => {
-                    type_url = Some(AUTHORIZATION_TYPE);
-                    &mut counters.policies
-                }
-                _ => &mut counters.others,
             };
             *messages += 1;
             *total += bytes;
         });
-        if type_url.is_none() {
+        if !known {
             let reason = format!("nobody asked for the type {:?}", response.type_url);
             self.tell("a response is passed over", &reason);
         }
         let Push { edits, rejected } = self.session.handle_response(response);
-        if let Some(type_url) = type_url {
-            self.note_refused(type_url, &rejected);
-        }
+        self.tell_rejected(&rejected);
         self.publish(edits).await?;
         self.report_connected();
         Ok(())
     }
 
-    fn note_refused(&mut self, type_url: &'static str, rejected: &[(String, String)]) {
+    fn tell_rejected(&mut self, rejected: &[(String, String)]) {
         for (name, reason) in rejected {
             if let Some(left_out) = self.told.now(reason, Instant::now()) {
                 warn!(
                     name,
                     reason, left_out, "a resource is refused; what was in force for it stays in force"
                 );
-            }
-        }
-        match rejected {
-            [] => drop(self.refused.remove(type_url)),
-            [(name, reason), ..] => {
-                let (count, short) = (rejected.len(), short(type_url));
-                let text =
-                    format!("connected; {count} of the last push of {short} refused, first {name}: {reason}");
-                self.refused.insert(type_url, text);
             }
         }
     }
@@ -320,10 +302,7 @@ impl Client {
 
     fn report_connected(&self) {
         let synced = self.session.synced();
-        let missing: Vec<_> = self.session.missing().map(short).collect();
-        let waited = || Some(format!("connected; waiting for the first push of {}", missing.join(" and ")));
-        let error =
-            self.refused.values().next().cloned().or_else(|| waited().filter(|_| !missing.is_empty()));
+        let error = self.troubles();
         self.status.send_if_modified(|status| {
             let news =
                 !status.connected || status.synced != synced || status.error.as_deref() != error.as_deref();
@@ -332,6 +311,28 @@ impl Client {
             status.error = error.map(Into::into);
             news
         });
+    }
+
+    /// What is waited for, and what is refused.
+    fn troubles(&self) -> Option<String> {
+        let missing: Vec<_> = self.session.missing().collect();
+        let mut troubles = Vec::new();
+        let mut waited = missing.clone();
+        for (type_url, refused) in self.session.refused() {
+            waited.retain(|missing| *missing != type_url);
+            let why = if missing.contains(&type_url) {
+                "not ready, since what a refused policy denies would be let through: "
+            } else {
+                ""
+            };
+            let (count, short, text) = (refused.len(), short(type_url), refused.text());
+            troubles.push(format!("{why}{count} of {short} refused: {text}"));
+        }
+        if !waited.is_empty() {
+            let waited: Vec<_> = waited.into_iter().map(short).collect();
+            troubles.push(format!("waiting for the first push of {}", waited.join(" and ")));
+        }
+        (!troubles.is_empty()).then(|| format!("connected; {}", troubles.join("; ")))
     }
 
     fn fail(&mut self, what: &'static str, reason: String) {

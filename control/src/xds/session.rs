@@ -5,13 +5,13 @@
 //! what is refused leaves in force what was there, and is named in the NACK.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt::Write;
 use std::sync::Arc;
 
 use halo_core::demand::Question;
 
 use super::demand::{Asked, Demands, Value};
 use super::held::{Held, Thing};
+use super::refused::{Refused, listed};
 use crate::edit::MeshEdit;
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
@@ -78,21 +78,39 @@ struct Reply {
 #[derive(Debug, Default)]
 struct Subscription {
     held: Held,
+    refused: Refused,
     /// Whether the stream has had the type's first request.
     opened: bool,
-    /// Whether a response was taken whole, ever.
+    /// Whether the stream's first response is still to come.
+    unanswered: bool,
+    /// Whether the type has been delivered, ever.
     synced: bool,
     /// Whether the stream's first response says all there is, since the server was not told what is held.
     whole: bool,
 }
 
 impl Subscription {
-    /// The names that a response takes away by not naming them.
+    /// A response begins. Gives the names that it takes away by not naming them.
     fn unnamed(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
+        if std::mem::take(&mut self.unanswered) {
+            // What is not held in the server's version is sent again; what is not sent again is not there any more.
+            self.refused.clear();
+        }
         if !std::mem::take(&mut self.whole) {
             return Vec::new();
         }
         self.held.except(&response.resources.iter().map(|resource| resource.name.as_str()).collect())
+    }
+
+    /// There is nothing by a name or key. Gives the name that is meant, and what is to be taken away.
+    fn remove(&mut self, text: &str) -> (Option<Arc<str>>, Option<Thing>) {
+        let meant = self.held.meant(text);
+        self.refused.removed(text);
+        if let Some(name) = &meant {
+            self.refused.removed(name);
+        }
+        let gone = meant.as_ref().and_then(|name| self.held.remove(name));
+        (meant, gone)
     }
 }
 
@@ -162,15 +180,24 @@ impl Session {
         self.silent = true;
     }
 
-    /// Types of which nothing has been taken whole yet. Where everything is asked for piece by piece, there may be
-    /// nothing to take.
+    /// Types that have not been delivered yet.
+    ///
+    /// Workloads and services have been with their first response, also if some of it was refused: one bad object must
+    /// not keep every node that starts from serving. Where they are asked for piece by piece, there may be none to wait
+    /// for. Policies have been once no refused one is left: it may be the one that denies.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &'static str> {
         let addresses = !self.addresses.synced && self.demands.is_none();
         let types = [(ADDRESS_TYPE, addresses), (AUTHORIZATION_TYPE, !self.policies.synced)];
         types.into_iter().filter(|(_, missing)| *missing).map(|(type_url, _)| type_url)
     }
 
-    /// Whether each type has been taken whole once.
+    /// What is refused of each type, where something is.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, &Refused)> {
+        let types = [(AUTHORIZATION_TYPE, &self.policies.refused), (ADDRESS_TYPE, &self.addresses.refused)];
+        types.into_iter().filter(|(_, refused)| !refused.is_empty())
+    }
+
+    /// Whether each type has been delivered once.
     pub(crate) fn synced(&self) -> bool {
         self.missing().next().is_none()
     }
@@ -225,6 +252,7 @@ impl Session {
         let addresses = type_url == ADDRESS_TYPE;
         let subscription = if addresses { &mut self.addresses } else { &mut self.policies };
         subscription.opened = true;
+        subscription.unanswered = true;
         subscription.whole = self.silent;
         if !self.silent {
             request.initial_resource_versions = subscription.held.versions();
@@ -251,13 +279,14 @@ impl Session {
                 }
                 for resource in response.resources {
                     let taken = self.take_address(&resource, &mut push.edits);
+                    self.addresses.refused.note(&resource.name, &taken);
                     push.note(resource.name, taken);
                 }
                 for name in response.removed_resources {
                     self.remove_address(&name, &mut push.edits);
                 }
                 self.drop_unwanted(&mut push.edits);
-                self.addresses.synced |= push.rejected.is_empty();
+                self.addresses.synced = true;
             }
             AUTHORIZATION_TYPE => {
                 for name in self.policies.unnamed(&response) {
@@ -265,14 +294,13 @@ impl Session {
                 }
                 for resource in response.resources {
                     let taken = self.take_policy(&resource, &mut push.edits);
+                    self.policies.refused.note(&resource.name, &taken);
                     push.note(resource.name, taken);
                 }
-                let held = &mut self.policies.held;
                 for text in response.removed_resources {
-                    let gone = held.meant(&text).and_then(|name| held.remove(&name));
-                    push.edits.extend(gone.map(Thing::removal));
+                    push.edits.extend(self.policies.remove(&text).1.map(Thing::removal));
                 }
-                self.policies.synced |= push.rejected.is_empty();
+                self.policies.synced |= self.policies.refused.is_empty();
             }
             _ => self.counters.unknown_types += 1,
         }
@@ -348,8 +376,7 @@ impl Session {
     }
 
     fn remove_address(&mut self, text: &str, edits: &mut Vec<MeshEdit>) {
-        let meant = self.addresses.held.meant(text);
-        let gone = meant.as_ref().and_then(|name| self.addresses.held.remove(name));
+        let (meant, gone) = self.addresses.remove(text);
         edits.extend(gone.map(Thing::removal));
         if let Some(demands) = &mut self.demands {
             demands.removed(text, meant.as_deref(), edits);
@@ -407,17 +434,6 @@ impl Push {
 
 /// What a NACK says.
 fn refusal(rejected: &[(String, String)]) -> Option<String> {
-    if rejected.is_empty() {
-        return None;
-    }
-    let mut text = String::new();
-    for (place, (name, reason)) in rejected.iter().take(NACK_NAMES_MAX).enumerate() {
-        let separator = if place > 0 { "; " } else { "" };
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{separator}{name}: {reason}");
-    }
-    if rejected.len() > NACK_NAMES_MAX {
-        let _ = write!(text, "; and {} more", rejected.len() - NACK_NAMES_MAX);
-    }
-    Some(text)
+    let names = rejected.iter().map(|(name, reason)| (name.as_str(), reason.as_str()));
+    (!rejected.is_empty()).then(|| listed(names, rejected.len(), NACK_NAMES_MAX))
 }

@@ -146,12 +146,38 @@ async fn a_refused_resource_is_named_and_the_rest_is_in_force() {
     let refused = |status: &XdsStatus| status.error.as_ref().is_some_and(|error| error.contains("refused"));
     let status = bench.status_where(refused).await;
     assert_eq!(status.counters.session.rejected, 1);
-    assert!(!status.synced);
-    let error = "connected; 1 of the last push of istio.workload.Address refused, first ";
+    assert!(status.synced);
+    let error = "connected; 1 of istio.workload.Address refused: ";
     assert_eq!(status.error, Some(format!("{error}{expected}").into()));
-    stream.send(push("n2", vec![workload("bad", "2")])).await;
+    stream.send(push("n2", vec![workload("other", "1")])).await;
     assert_eq!(stream.request().await.error_detail, None);
-    bench.status_where(|status| status.synced).await;
+    assert!(refused(&bench.status.borrow()));
+    stream.send(push("n3", vec![workload("bad", "2")])).await;
+    assert_eq!(stream.request().await.error_detail, None);
+    bench.status_where(|status| status.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_node_is_not_ready_while_a_policy_is_refused_and_says_so() {
+    let mut server = Server::start().await;
+    let mut bench = Bench::start(&server.address(), false);
+    let mut stream = server.stream().await;
+    opened(&mut stream).await;
+    stream.send(push("n1", vec![])).await;
+    stream.request().await;
+    let bad = Resource { name: "a/deny".into(), version: "1".into(), ..Resource::default() };
+    stream.send(DeltaDiscoveryResponse { resources: vec![bad], ..policies("n2") }).await;
+    assert_eq!(stream.request().await.error_detail.unwrap().message, "a/deny: the resource is not set");
+    stream.send(policies("n3")).await;
+    assert_eq!(stream.request().await.error_detail, None);
+    let status = bench.status_where(|status| status.counters.policies.messages == 2).await;
+    assert!(!status.synced);
+    let error = "connected; not ready, since what a refused policy denies would be let through: \
+                 1 of istio.security.Authorization refused: a/deny: the resource is not set";
+    assert_eq!(status.error.as_deref(), Some(error));
+    stream.send(DeltaDiscoveryResponse { removed_resources: vec!["a/deny".into()], ..policies("n4") }).await;
+    let status = bench.status_where(|status| status.synced).await;
+    assert_eq!(status.error, None);
 }
 
 #[tokio::test]

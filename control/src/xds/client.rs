@@ -208,10 +208,16 @@ impl Client {
     async fn take_input(&mut self, input: Input) -> Result<(), PublisherGone> {
         match input {
             Input::Question(question) => {
-                let refused = self.session.counters().demands_refused;
+                let before = self.session.counters();
                 let edits = self.session.demand(question);
-                if self.session.counters().demands_refused > refused {
-                    self.tell("questions are refused", "as many keys are subscribed as may be");
+                let after = self.session.counters();
+                if after.demands_refused > before.demands_refused {
+                    let why = "the key is too long, or the node's pods alone lead to as many as may be";
+                    self.tell("questions are refused", why);
+                }
+                if after.demands_evicted > before.demands_evicted {
+                    let why = "as many keys are subscribed as may be";
+                    self.tell("what was not asked about for longest is not followed any more", why);
                 }
                 self.publish(edits).await
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use halo_core::demand::Question;
 
-use super::demand::{Asked, Demands, Value};
+use super::demand::{Asked, Demands, KEYS_LEN_MAX, Value};
 use super::held::{Held, Thing};
 use super::refused::{Refused, listed};
 use crate::edit::MeshEdit;
@@ -23,6 +23,13 @@ mod tests;
 /// Keys that questions may subscribe. Control planes bound what one stream subscribes, ours to 65 536, and what the
 /// node's pods lead to comes on top.
 pub(crate) const KEYS_MAX: usize = 60_000;
+/// Bytes of a request that gRPC servers take unless they are told otherwise.
+const REQUEST_LEN_MAX: usize = 4 << 20;
+/// Bytes that a key costs in a request besides its own.
+const KEY_OVERHEAD: usize = 3;
+// A stream's first request carries every key, those of the node's pods among them. A server would take away what it
+// knows to be held and finds no key of the first request for, so the keys cannot be spread over several.
+const _: () = assert!(KEYS_LEN_MAX + KEYS_MAX * KEY_OVERHEAD <= REQUEST_LEN_MAX * 3 / 4);
 /// Keys that a request subscribes or unsubscribes, but for a stream's first.
 const KEYS_PER_REQUEST: usize = 5000;
 /// Refused resources that a NACK names.
@@ -52,6 +59,8 @@ pub struct SessionCounters {
     pub demands: u64,
     /// Questions that were refused, for want of room.
     pub demands_refused: u64,
+    /// Subscriptions that were given up for want of room, since nobody had asked about them for longest.
+    pub demands_evicted: u64,
     /// Answers to questions.
     pub demands_answered: u64,
     /// Responses of a type that was not asked for.
@@ -319,10 +328,12 @@ impl Session {
             return Vec::new();
         };
         self.counters.demands += 1;
-        let (asked, edits) = demands.ask(question);
+        let (asked, mut edits) = demands.ask(question);
+        self.counters.demands_evicted = demands.evicted();
         if asked == Asked::Refused {
             self.counters.demands_refused += 1;
         }
+        self.drop_unwanted(&mut edits);
         self.settled(&edits);
         edits
     }

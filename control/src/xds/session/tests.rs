@@ -501,7 +501,7 @@ fn every_key_is_subscribed_again_on_the_next_stream() {
 }
 
 #[test]
-fn keys_beyond_the_bound_are_refused_and_counted() {
+fn a_key_beyond_the_bound_takes_the_place_of_the_one_not_asked_about_for_longest() {
     let session = play(
         Scope::OnDemand { keys_max: 2 },
         "
@@ -510,12 +510,82 @@ fn keys_beyond_the_bound_are_refused_and_counted() {
         > policy first
         ask a/h1
         ask a/h2
+        > address sub=a/h1,a/h2
+        < address n1
+            s a/h1@1
+            w c1//Pod/a/x@1 serves=a/h1
+            gone a/h2
+        = +s a/h1
+        = answered a/h1
+        = +w c1//Pod/a/x
+        = answered a/h2
+        > address ack n1
+        ask a/h1
+        ask a/h3
+        = unanswered a/h2
+        > address unsub=a/h2
+        > address sub=a/h3
+        ask a/h4
+        = unanswered a/h1
+        = -s a/h1
+        = -w c1//Pod/a/x
+        > address unsub=a/h1,c1//Pod/a/x
+        > address sub=a/h4
         ask a/h3
         ask a/h1
-        > address sub=a/h1,a/h2
+        > address unsub=a/h4
+        > address sub=a/h1
         ",
     );
-    assert_eq!(session.counters().demands_refused, 1);
+    assert_eq!((session.counters().demands_evicted, session.counters().demands_refused), (3, 0));
+}
+
+#[test]
+fn what_the_nodes_pods_lead_to_is_not_given_up_for_a_question() {
+    let session = play(
+        Scope::OnDemand { keys_max: 2 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        ask a/h
+        pods a/x
+        > address sub=a/h,c1//Pod/a/x
+        < address n1
+            w c1//Pod/a/x@1 serves=a/h
+            s a/h@1
+        = +w c1//Pod/a/x
+        = +s a/h
+        = answered a/h
+        > address ack n1
+        ask a/other
+        ask a/h
+        ask a/more
+        pods
+        = unanswered a/h
+        = -w c1//Pod/a/x
+        = -s a/h
+        > address unsub=a/h,c1//Pod/a/x
+        ",
+    );
+    assert_eq!(session.counters().demands_refused, 2);
+}
+
+#[test]
+fn all_keys_fit_into_a_streams_first_request() {
+    use prost::Message;
+    let mut session = Session::new(Node::default(), "c1".into(), Scope::OnDemand { keys_max: KEYS_MAX });
+    let demands = session.demands.as_mut().unwrap();
+    for number in 0..5000 {
+        let host = format!("{number:01000}");
+        assert_eq!(demands.ask(Question::Service(ServiceKey::new("a", &host))).0, Asked::Taken);
+    }
+    demands.check();
+    session.connected();
+    let first = session.poll_request().unwrap();
+    assert!(first.resource_names_subscribe.len() > 2000);
+    assert!(first.resource_names_subscribe.contains(&format!("a/{:01000}", 4999)));
+    assert!(first.encoded_len() < REQUEST_LEN_MAX * 3 / 4);
 }
 
 #[test]

@@ -29,11 +29,17 @@ mod tests;
 
 /// Bytes of a response.
 const RESPONSE_MAX: usize = 200 << 20;
+/// Time for the first response of a stream, while the node cannot serve without it.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Requests that wait for the connection.
 const REQUESTS_MAX: usize = 16;
 
 /// Follows a control plane until the publisher ends.
 pub(crate) async fn run(setup: XdsSetup) {
+    follow(setup, SILENCE_MAX).await;
+}
+
+async fn follow(setup: XdsSetup, silence_max: Duration) {
     let XdsSetup { mut upstream, node, on_demand, publisher, questions, pods, status, cluster } = setup;
     let scope = if on_demand { Scope::OnDemand { keys_max: KEYS_MAX } } else { Scope::Wildcard };
     let session = Session::new(node, cluster, scope);
@@ -46,6 +52,7 @@ pub(crate) async fn run(setup: XdsSetup) {
         status,
         told: Told::default(),
         backoff: Backoff::default(),
+        silence_max,
     };
     let ended = async {
         client.take_pods().await?;
@@ -122,6 +129,8 @@ struct Client {
     status: watch::Sender<XdsStatus>,
     told: Told,
     backoff: Backoff,
+    /// Time for the first response while not everything is synced.
+    silence_max: Duration,
 }
 
 impl Client {
@@ -142,8 +151,8 @@ impl Client {
                 return Ok(());
             }
         };
+        let connection = upstream.connection();
         self.session.connected();
-        self.report_connected();
         let mut calls =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RESPONSE_MAX);
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
@@ -151,6 +160,10 @@ impl Client {
         let responses = Responses::Opening(Box::pin(calls.delta_aggregated_resources(request)));
         let end = self.follow(requests, responses).await?;
         self.session.disconnected();
+        if !end.received {
+            // Behind the same address there may be another server that answers.
+            upstream.abandon(connection);
+        }
         self.settle(end);
         Ok(())
     }
@@ -165,6 +178,7 @@ impl Client {
         F: Future<Output = Result<Response<Streaming<DeltaDiscoveryResponse>>, Status>>,
     {
         let start = Instant::now();
+        let mut silence = std::pin::pin!(tokio::time::sleep(self.silence_max));
         let mut waiting = None;
         let mut received = false;
         loop {
@@ -179,7 +193,8 @@ impl Client {
                     }
                 }
                 response = responses.next() => match response {
-                    Ok(Some(response)) => {
+                    Ok(Some(Heard::Accepted)) => self.report_connected(),
+                    Ok(Some(Heard::Response(response))) => {
                         // A server that takes the connection may still refuse the stream.
                         if !std::mem::replace(&mut received, true) {
                             info!(address = %self.address, "the control plane sends the mesh");
@@ -189,6 +204,11 @@ impl Client {
                     Ok(None) => return Ok(End { lasted: start.elapsed(), received, result: Ok(()) }),
                     Err(status) => return Ok(End { lasted: start.elapsed(), received, result: Err(status) }),
                 },
+                () = &mut silence, if !received && !self.session.synced() => {
+                    let text = format!("no response within {} s", self.silence_max.as_secs_f64());
+                    let result = Err(Status::unavailable(text));
+                    return Ok(End { lasted: start.elapsed(), received, result });
+                }
                 input = self.inputs.next() => self.take_input(input).await?,
             }
         }
@@ -356,6 +376,13 @@ impl Client {
     }
 }
 
+/// What comes from the server.
+enum Heard {
+    /// It has taken the call.
+    Accepted,
+    Response(DeltaDiscoveryResponse),
+}
+
 /// The responses of a call. Servers may open it with their first response only.
 enum Responses<F> {
     Opening(Pin<Box<F>>),
@@ -366,13 +393,14 @@ impl<F> Responses<F>
 where
     F: Future<Output = Result<Response<Streaming<DeltaDiscoveryResponse>>, Status>>,
 {
-    /// The next response; `None` is the stream's end in order. May be dropped and called again.
-    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        loop {
-            match self {
-                Self::Opening(call) => *self = Self::Open(Box::new(call.as_mut().await?.into_inner())),
-                Self::Open(stream) => return stream.message().await,
+    /// What comes next; `None` is the stream's end in order. May be dropped and called again.
+    async fn next(&mut self) -> Result<Option<Heard>, Status> {
+        match self {
+            Self::Opening(call) => {
+                *self = Self::Open(Box::new(call.as_mut().await?.into_inner()));
+                Ok(Some(Heard::Accepted))
             }
+            Self::Open(stream) => Ok(stream.message().await?.map(Heard::Response)),
         }
     }
 }

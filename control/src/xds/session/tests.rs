@@ -563,8 +563,8 @@ fn what_the_nodes_pods_lead_to_is_not_given_up_for_a_question() {
         ask a/more
         pods
         = unanswered a/h
-        = -w c1//Pod/a/x
         = -s a/h
+        = -w c1//Pod/a/x
         > address unsub=a/h,c1//Pod/a/x
         ",
     );

@@ -507,6 +507,10 @@ async fn a_certificate_of_two_seconds_is_renewed_while_it_is_valid() {
         let certificate = snapshot.certificates.get(&who("cart")).unwrap();
         serial = Some(certificate.serial.clone());
     }
+    let generations = bench.shards.certificates.lock().unwrap().clone();
+    let held: Vec<_> = generations.iter().map(|held| held.contains_key(&who("cart"))).collect();
+    let first = held.iter().position(|held| *held).unwrap();
+    assert!(held[first..].iter().all(|held| *held), "a generation lacks the certificate: {held:?}");
 }
 
 #[tokio::test]

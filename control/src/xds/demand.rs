@@ -206,13 +206,19 @@ impl Demands {
         for service in workload.iter().flat_map(|workload| workload.services.keys()) {
             self.by_service.entry(service.to_string().into()).or_default().insert(name.clone());
         }
-        let uid = workload.as_ref().map(|workload| &workload.uid);
-        if let Some(before) = before.filter(|before| Some(&before.uid) != uid) {
+        self.held.insert(name.clone(), Resource { keys, workload: workload.clone() });
+        if let Some(before) = before {
             self.stop_leading(&before, edits);
         }
-        self.held.insert(name.clone(), Resource { keys, workload: workload.clone() });
         if let Some(workload) = workload.filter(|workload| self.pods.contains_key(&workload.uid)) {
             self.lead(&workload, edits);
+        }
+    }
+
+    /// What a resource was goes by another name now, under which it has arrived.
+    pub(super) fn superseded(&mut self, name: &str, edits: &mut Vec<MeshEdit>) {
+        if let Some(workload) = self.forget(name) {
+            self.stop_leading(&workload, edits);
         }
     }
 
@@ -298,8 +304,13 @@ impl Demands {
         }
     }
 
-    /// A workload is not known any more.
+    /// A resource is not a workload any more, which may go by another name now.
     fn stop_leading(&mut self, workload: &Workload, edits: &mut Vec<MeshEdit>) {
+        let others = self.by_key.get(&workload.uid).into_iter().flatten();
+        let mut others = others.filter_map(|name| self.held.get(name)?.workload.as_ref());
+        if others.any(|other| other.uid == workload.uid) {
+            return;
+        }
         let leads = self.pods.get_mut(&workload.uid).map(mem::take);
         for key in leads.unwrap_or_default() {
             self.release(&key, edits);

@@ -111,15 +111,22 @@ impl Subscription {
         self.held.except(&response.resources.iter().map(|resource| resource.name.as_str()).collect())
     }
 
-    /// There is nothing by a name or key. Gives the name that is meant, and what is to be taken away.
-    fn remove(&mut self, text: &str) -> (Option<Arc<str>>, Option<Thing>) {
-        let meant = self.held.meant(text);
+    /// Names and keys that there is nothing by, each with the name that is meant. All are read before the first is
+    /// removed: what is a name that is held must not be taken for a key once it is not held any more.
+    fn meant(&self, removed: Vec<String>) -> Vec<(String, Option<Arc<str>>)> {
+        removed
+            .into_iter()
+            .map(|text| (self.held.meant(&text), text))
+            .map(|(name, text)| (text, name))
+            .collect()
+    }
+
+    /// There is nothing by a name or key. Gives what is to be taken away.
+    fn remove(&mut self, text: &str, meant: Option<&str>) -> Option<Thing> {
         self.refused.removed(text);
-        if let Some(name) = &meant {
-            self.refused.removed(name);
-        }
-        let gone = meant.as_ref().and_then(|name| self.held.remove(name));
-        (meant, gone)
+        let name = meant?;
+        self.refused.removed(name);
+        self.held.remove(name)
     }
 }
 
@@ -261,6 +268,7 @@ impl Session {
         let addresses = type_url == ADDRESS_TYPE;
         let subscription = if addresses { &mut self.addresses } else { &mut self.policies };
         subscription.opened = true;
+        subscription.held.restart();
         subscription.unanswered = true;
         subscription.whole = self.silent;
         if !self.silent {
@@ -284,15 +292,15 @@ impl Session {
         match response.type_url.as_str() {
             ADDRESS_TYPE => {
                 for name in self.addresses.unnamed(&response) {
-                    self.remove_address(&name, &mut push.edits);
+                    self.remove_address(&name, Some(&name), &mut push.edits);
                 }
                 for resource in response.resources {
                     let taken = self.take_address(&resource, &mut push.edits);
                     self.addresses.refused.note(&resource.name, &taken);
                     push.note(resource.name, taken);
                 }
-                for name in response.removed_resources {
-                    self.remove_address(&name, &mut push.edits);
+                for (text, name) in self.addresses.meant(response.removed_resources) {
+                    self.remove_address(&text, name.as_deref(), &mut push.edits);
                 }
                 self.drop_unwanted(&mut push.edits);
                 self.addresses.synced = true;
@@ -306,8 +314,8 @@ impl Session {
                     self.policies.refused.note(&resource.name, &taken);
                     push.note(resource.name, taken);
                 }
-                for text in response.removed_resources {
-                    push.edits.extend(self.policies.remove(&text).1.map(Thing::removal));
+                for (text, name) in self.policies.meant(response.removed_resources) {
+                    push.edits.extend(self.policies.remove(&text, name.as_deref()).map(Thing::removal));
                 }
                 self.policies.synced |= self.policies.refused.is_empty();
             }
@@ -375,6 +383,7 @@ impl Session {
             thing if resource.name.is_empty() => thing.name(),
             _ => resource.name.as_str().into(),
         });
+        let owner = held.owner(&thing).filter(|owner| *owner != name);
         edits.extend(held.accept(&name, &resource.version, &thing).map(Thing::removal));
         edits.push(match &value {
             Value::Workload(workload) => MeshEdit::Workload(workload.clone()),
@@ -382,15 +391,17 @@ impl Session {
         });
         if let Some(demands) = &mut self.demands {
             demands.arrived(&name, &resource.aliases, &value, edits);
+            if let Some(owner) = owner {
+                demands.superseded(&owner, edits);
+            }
         }
         Ok(())
     }
 
-    fn remove_address(&mut self, text: &str, edits: &mut Vec<MeshEdit>) {
-        let (meant, gone) = self.addresses.remove(text);
-        edits.extend(gone.map(Thing::removal));
+    fn remove_address(&mut self, text: &str, name: Option<&str>, edits: &mut Vec<MeshEdit>) {
+        edits.extend(self.addresses.remove(text, name).map(Thing::removal));
         if let Some(demands) = &mut self.demands {
-            demands.removed(text, meant.as_deref(), edits);
+            demands.removed(text, name, edits);
         }
     }
 

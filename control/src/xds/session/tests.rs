@@ -659,6 +659,44 @@ fn a_pod_brings_what_its_workload_leads_to_and_takes_it_along() {
 }
 
 #[test]
+fn a_pods_workload_under_a_new_name_leads_where_it_led() {
+    play(
+        Scope::OnDemand { keys_max: 10 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        pods a/x
+        > address sub=c1//Pod/a/x
+        < address n1
+            w one@1 uid=c1//Pod/a/x serves=a/h
+        = +w c1//Pod/a/x
+        > address ack n1
+        > address sub=a/h
+        < address n2
+            s a/h@1
+        = +s a/h
+        = answered a/h
+        > address ack n2
+        < address n3
+            w two@1 uid=c1//Pod/a/x serves=a/h
+            gone one
+        = +w c1//Pod/a/x
+        > address ack n3
+        silent
+        < address n4
+            w two@2 uid=other
+        = -w c1//Pod/a/x
+        = +w other
+        = unanswered a/h
+        = -s a/h
+        > address ack n4
+        > address unsub=a/h
+        ",
+    );
+}
+
+#[test]
 fn what_two_pods_lead_to_stays_until_both_have_gone() {
     play(
         Scope::OnDemand { keys_max: 10 },

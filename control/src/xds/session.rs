@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use halo_core::demand::Question;
+use prost_types::value::Kind;
 
 use super::demand::{Asked, Demands, KEYS_LEN_MAX, Value};
 use super::held::{Held, Thing};
@@ -158,7 +159,7 @@ impl Session {
     pub(crate) fn new(node: Node, cluster: Arc<str>, scope: Scope) -> Self {
         let demands = match scope {
             Scope::Wildcard => None,
-            Scope::OnDemand { keys_max } => Some(Demands::new(keys_max)),
+            Scope::OnDemand { keys_max } => Some(Demands::new(keys_max, node_name(&node))),
         };
         Self {
             node,
@@ -451,6 +452,15 @@ impl Push {
         if let Err(reason) = taken {
             self.rejected.push((name, reason));
         }
+    }
+}
+
+/// The node's name, as control planes find it.
+fn node_name(node: &Node) -> Arc<str> {
+    let value = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("NODE_NAME"));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(name)) => name.as_str().into(),
+        _ => Arc::default(),
     }
 }
 

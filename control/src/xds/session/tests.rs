@@ -689,9 +689,49 @@ fn a_pods_workload_under_a_new_name_leads_where_it_led() {
         = -w c1//Pod/a/x
         = +w other
         = unanswered a/h
+        = -w other
         = -s a/h
         > address ack n4
-        > address unsub=a/h
+        > address unsub=a/h,two
+        ",
+    );
+}
+
+/// The script's node is `own`.
+#[test]
+fn what_crosses_its_unsubscription_is_taken_back_but_for_the_own_nodes() {
+    play(
+        Scope::OnDemand { keys_max: 10 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        pods a/x
+        > address sub=c1//Pod/a/x
+        < address n1
+            w c1//Pod/a/x@1 serves=a/h
+        = +w c1//Pod/a/x
+        > address ack n1
+        > address sub=a/h
+        pods
+        = -w c1//Pod/a/x
+        > address unsub=a/h,c1//Pod/a/x
+        < address n2
+            w c1//Pod/a/y@1 ip=n1/10.0.0.1 serves=a/h
+            s a/h@1
+            w c1//Pod/a/z@1 ip=n1/10.0.0.2 node=own
+            w c1//Pod/a/v@1 ip=n1/10.0.0.3 node=other
+        = +w c1//Pod/a/y
+        = +s a/h
+        = +w c1//Pod/a/z
+        = +w c1//Pod/a/v
+        = -s a/h
+        = -w c1//Pod/a/v
+        = -w c1//Pod/a/y
+        > address ack n2
+        > address unsub=a/h,c1//Pod/a/v,c1//Pod/a/y
+        pods a/z
+        > address sub=c1//Pod/a/z
         ",
     );
 }

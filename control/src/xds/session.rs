@@ -4,7 +4,7 @@
 //! says which versions are held, so that only what differs is sent again. A response is taken resource by resource;
 //! what is refused leaves in force what was there, and is named in the NACK.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use halo_core::demand::Question;
@@ -112,14 +112,20 @@ impl Subscription {
         self.held.except(&response.resources.iter().map(|resource| resource.name.as_str()).collect())
     }
 
-    /// Names and keys that there is nothing by, each with the name that is meant. All are read before the first is
-    /// removed: what is a name that is held must not be taken for a key once it is not held any more.
-    fn meant(&self, removed: Vec<String>) -> Vec<(String, Option<Arc<str>>)> {
-        removed
-            .into_iter()
-            .map(|text| (self.held.meant(&text), text))
-            .map(|(name, text)| (text, name))
-            .collect()
+    /// Names and keys that a response says there is nothing by, each with the name that is meant. To be read before the
+    /// response changes anything: a name that is not held must not be taken for the key of what the response brings,
+    /// nor for that of another once the name has been removed.
+    fn meant(&self, response: &mut DeltaDiscoveryResponse) -> Vec<(String, Option<Arc<str>>)> {
+        let removed = std::mem::take(&mut response.removed_resources);
+        if removed.is_empty() {
+            return Vec::new();
+        }
+        let sent: HashSet<_> = response.resources.iter().map(|resource| resource.name.as_str()).collect();
+        let meant = |text: String| {
+            let name = self.held.meant(&text).filter(|name| **name == *text || !sent.contains(&**name));
+            (text, name)
+        };
+        removed.into_iter().map(meant).collect()
     }
 
     /// There is nothing by a name or key. Gives what is to be taken away.
@@ -288,10 +294,11 @@ impl Session {
     }
 
     /// Takes a response. The edits come into force before the next request is polled.
-    pub(crate) fn handle_response(&mut self, response: DeltaDiscoveryResponse) -> Push {
+    pub(crate) fn handle_response(&mut self, mut response: DeltaDiscoveryResponse) -> Push {
         let mut push = Push::default();
         match response.type_url.as_str() {
             ADDRESS_TYPE => {
+                let removed = self.addresses.meant(&mut response);
                 for name in self.addresses.unnamed(&response) {
                     self.remove_address(&name, Some(&name), &mut push.edits);
                 }
@@ -300,13 +307,14 @@ impl Session {
                     self.addresses.refused.note(&resource.name, &taken);
                     push.note(resource.name, taken);
                 }
-                for (text, name) in self.addresses.meant(response.removed_resources) {
+                for (text, name) in removed {
                     self.remove_address(&text, name.as_deref(), &mut push.edits);
                 }
                 self.drop_unwanted(&mut push.edits);
                 self.addresses.synced = true;
             }
             AUTHORIZATION_TYPE => {
+                let removed = self.policies.meant(&mut response);
                 for name in self.policies.unnamed(&response) {
                     push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
                 }
@@ -315,7 +323,7 @@ impl Session {
                     self.policies.refused.note(&resource.name, &taken);
                     push.note(resource.name, taken);
                 }
-                for (text, name) in self.policies.meant(response.removed_resources) {
+                for (text, name) in removed {
                     push.edits.extend(self.policies.remove(&text, name.as_deref()).map(Thing::removal));
                 }
                 self.policies.synced |= self.policies.refused.is_empty();

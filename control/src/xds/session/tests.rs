@@ -287,6 +287,34 @@ fn a_name_that_makes_something_else_removes_what_it_made() {
     );
 }
 
+/// The old name was refused, so that nothing is held by it.
+#[test]
+fn a_removal_is_of_what_there_was_before_the_response() {
+    play(
+        Scope::Wildcard,
+        "
+        connect
+        > address first
+        > policy first
+        < address n1
+            bad c1//Pod/a/x@1
+            w one@1 uid=u1
+        = +w u1
+        > address nack n1 c1//Pod/a/x: the resource is not set
+        < address n2
+            w new@1 uid=c1//Pod/a/x
+            w one@2 uid=u2
+            gone c1//Pod/a/x
+            gone u1
+        = +w c1//Pod/a/x
+        = -w u1
+        = +w u2
+        > address ack n2
+        refused
+        ",
+    );
+}
+
 #[test]
 fn a_stream_that_does_not_say_what_is_held_takes_away_what_it_is_not_sent() {
     play(

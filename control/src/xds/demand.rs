@@ -61,6 +61,8 @@ pub(super) enum Value {
 #[derive(Debug, Default)]
 pub(super) struct Demands {
     keys_max: usize,
+    /// The node that pods and questions are of, if it has a name.
+    node: Arc<str>,
     keys: HashMap<Arc<str>, Key>,
     /// Bytes of the keys.
     keys_len: usize,
@@ -80,13 +82,15 @@ pub(super) struct Demands {
     by_service: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Keys that nobody wants any more, and what they led to is to be looked at.
     dropped: Vec<Arc<str>>,
+    /// The names of what has arrived, for which there may be no key.
+    arrived: Vec<Arc<str>>,
     subscribe: BTreeSet<Arc<str>>,
     unsubscribe: BTreeSet<Arc<str>>,
 }
 
 impl Demands {
-    pub(super) fn new(keys_max: usize) -> Self {
-        Self { keys_max, ..Self::default() }
+    pub(super) fn new(keys_max: usize, node: Arc<str>) -> Self {
+        Self { keys_max, node, ..Self::default() }
     }
 
     /// A stream begins, on which nothing is subscribed yet.
@@ -206,13 +210,20 @@ impl Demands {
         for service in workload.iter().flat_map(|workload| workload.services.keys()) {
             self.by_service.entry(service.to_string().into()).or_default().insert(name.clone());
         }
-        let uid = workload.as_ref().map(|workload| &workload.uid);
-        if let Some(before) = before.filter(|before| Some(&before.uid) != uid) {
+        self.held.insert(name.clone(), Resource { keys, workload: workload.clone() });
+        self.arrived.push(name.clone());
+        if let Some(before) = before {
             self.stop_leading(&before, edits);
         }
-        self.held.insert(name.clone(), Resource { keys, workload: workload.clone() });
         if let Some(workload) = workload.filter(|workload| self.pods.contains_key(&workload.uid)) {
             self.lead(&workload, edits);
+        }
+    }
+
+    /// What a resource was goes by another name now, under which it has arrived.
+    pub(super) fn superseded(&mut self, name: &str, edits: &mut Vec<MeshEdit>) {
+        if let Some(workload) = self.forget(name) {
+            self.stop_leading(&workload, edits);
         }
     }
 
@@ -224,17 +235,21 @@ impl Demands {
         }
     }
 
-    /// Forgets the resources that only keys led to which nobody wants any more, and gives their names. To be called
+    /// Forgets the resources that only keys led to which nobody wants any more, and gives their names. Those are among
+    /// them that were on their way when their key was unsubscribed: nobody would tell of their changes. To be called
     /// after the other calls, once what belongs together is there.
     pub(super) fn settle(&mut self) -> Vec<Arc<str>> {
         let dropped = mem::take(&mut self.dropped);
         let mut keys = dropped.clone();
         let mut unwanted = Vec::new();
-        while let Some(key) = keys.pop() {
-            let names =
-                [&self.by_key, &self.by_service].into_iter().filter_map(|map| map.get(&key)).flatten();
-            let candidates: BTreeSet<_> = names.filter(|name| !self.wanted(name)).cloned().collect();
-            for name in candidates {
+        let mut names: BTreeSet<_> = mem::take(&mut self.arrived).into_iter().collect();
+        // Control planes send the workloads of the client's own node unasked, for pods that are about to be there.
+        names.retain(|name| !self.is_own(name));
+        loop {
+            for name in names.into_iter().filter(|name| self.held.contains_key(name)).collect::<Vec<_>>() {
+                if self.wanted(&name) {
+                    continue;
+                }
                 let gone = self.held.get(&name).map(|held| held.keys.clone()).unwrap_or_default();
                 self.forget(&name);
                 // A control plane may have subscribed the node to what a key led to.
@@ -243,6 +258,9 @@ impl Demands {
                 // Endpoints of a service that has gone may have no other claim.
                 keys.extend(gone);
             }
+            let Some(key) = keys.pop() else { break };
+            let maps = [&self.by_key, &self.by_service].into_iter();
+            names = maps.filter_map(|map| map.get(&key)).flatten().cloned().collect();
         }
         // The name of what is wanted for another reason stays subscribed: without it, some control planes would not
         // tell of changes.
@@ -298,8 +316,13 @@ impl Demands {
         }
     }
 
-    /// A workload is not known any more.
+    /// A resource is not a workload any more, which may go by another name now.
     fn stop_leading(&mut self, workload: &Workload, edits: &mut Vec<MeshEdit>) {
+        let others = self.by_key.get(&workload.uid).into_iter().flatten();
+        let mut others = others.filter_map(|name| self.held.get(name)?.workload.as_ref());
+        if others.any(|other| other.uid == workload.uid) {
+            return;
+        }
         let leads = self.pods.get_mut(&workload.uid).map(mem::take);
         for key in leads.unwrap_or_default() {
             self.release(&key, edits);
@@ -325,6 +348,11 @@ impl Demands {
         self.keys_len -= text.len();
         self.subscribe.remove(text);
         self.dropped.push(text.clone());
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        let workload = self.held.get(name).and_then(|held| held.workload.as_ref());
+        !self.node.is_empty() && workload.is_some_and(|workload| workload.node == self.node)
     }
 
     fn wanted(&self, name: &str) -> bool {

@@ -287,6 +287,34 @@ fn a_name_that_makes_something_else_removes_what_it_made() {
     );
 }
 
+/// The old name was refused, so that nothing is held by it.
+#[test]
+fn a_removal_is_of_what_there_was_before_the_response() {
+    play(
+        Scope::Wildcard,
+        "
+        connect
+        > address first
+        > policy first
+        < address n1
+            bad c1//Pod/a/x@1
+            w one@1 uid=u1
+        = +w u1
+        > address nack n1 c1//Pod/a/x: the resource is not set
+        < address n2
+            w new@1 uid=c1//Pod/a/x
+            w one@2 uid=u2
+            gone c1//Pod/a/x
+            gone u1
+        = +w c1//Pod/a/x
+        = -w u1
+        = +w u2
+        > address ack n2
+        refused
+        ",
+    );
+}
+
 #[test]
 fn a_stream_that_does_not_say_what_is_held_takes_away_what_it_is_not_sent() {
     play(
@@ -654,6 +682,84 @@ fn a_pod_brings_what_its_workload_leads_to_and_takes_it_along() {
         = -s a/h
         = -w c1//Pod/a/x
         > address unsub=a/h,c1//Pod/a/x
+        ",
+    );
+}
+
+#[test]
+fn a_pods_workload_under_a_new_name_leads_where_it_led() {
+    play(
+        Scope::OnDemand { keys_max: 10 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        pods a/x
+        > address sub=c1//Pod/a/x
+        < address n1
+            w one@1 uid=c1//Pod/a/x serves=a/h
+        = +w c1//Pod/a/x
+        > address ack n1
+        > address sub=a/h
+        < address n2
+            s a/h@1
+        = +s a/h
+        = answered a/h
+        > address ack n2
+        < address n3
+            w two@1 uid=c1//Pod/a/x serves=a/h
+            gone one
+        = +w c1//Pod/a/x
+        > address ack n3
+        silent
+        < address n4
+            w two@2 uid=other
+        = -w c1//Pod/a/x
+        = +w other
+        = unanswered a/h
+        = -w other
+        = -s a/h
+        > address ack n4
+        > address unsub=a/h,two
+        ",
+    );
+}
+
+/// The script's node is `own`.
+#[test]
+fn what_crosses_its_unsubscription_is_taken_back_but_for_the_own_nodes() {
+    play(
+        Scope::OnDemand { keys_max: 10 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        pods a/x
+        > address sub=c1//Pod/a/x
+        < address n1
+            w c1//Pod/a/x@1 serves=a/h
+        = +w c1//Pod/a/x
+        > address ack n1
+        > address sub=a/h
+        pods
+        = -w c1//Pod/a/x
+        > address unsub=a/h,c1//Pod/a/x
+        < address n2
+            w c1//Pod/a/y@1 ip=n1/10.0.0.1 serves=a/h
+            s a/h@1
+            w c1//Pod/a/z@1 ip=n1/10.0.0.2 node=own
+            w c1//Pod/a/v@1 ip=n1/10.0.0.3 node=other
+        = +w c1//Pod/a/y
+        = +s a/h
+        = +w c1//Pod/a/z
+        = +w c1//Pod/a/v
+        = -s a/h
+        = -w c1//Pod/a/v
+        = -w c1//Pod/a/y
+        > address ack n2
+        > address unsub=a/h,c1//Pod/a/v,c1//Pod/a/y
+        pods a/z
+        > address sub=c1//Pod/a/z
         ",
     );
 }

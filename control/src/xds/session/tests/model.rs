@@ -29,6 +29,10 @@ enum Op {
     Remove {
         slot: u8,
     },
+    /// What a name means goes by another one from now on.
+    Rename {
+        slot: u8,
+    },
     PutPolicy {
         slot: u8,
         other_key: bool,
@@ -38,6 +42,8 @@ enum Op {
     },
     /// The server tells its client what has changed.
     Tell,
+    /// The server tells it, which arrives after what the client says next.
+    TellLate,
     /// The server tells it, and the stream breaks before it arrives. The next may leave unsaid what is held.
     Lose {
         silent: bool,
@@ -57,9 +63,11 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (slot(), 0..5_u8, slot()).prop_map(|(slot, shape, link)| Op::Put { slot, shape, link }),
         1 => (slot(), any::<bool>()).prop_map(|(slot, policy)| Op::Spoil { slot, policy }),
         2 => slot().prop_map(|slot| Op::Remove { slot }),
+        2 => slot().prop_map(|slot| Op::Rename { slot }),
         2 => (slot(), any::<bool>()).prop_map(|(slot, other_key)| Op::PutPolicy { slot, other_key }),
         1 => slot().prop_map(|slot| Op::RemovePolicy { slot }),
         4 => Just(Op::Tell),
+        3 => Just(Op::TellLate),
         1 => any::<bool>().prop_map(|silent| Op::Lose { silent }),
         2 => (slot(), any::<bool>()).prop_map(|(slot, by_address)| Op::Ask { slot, by_address }),
         2 => (0..1_u8 << SLOTS).prop_map(|set| Op::Pods { set }),
@@ -138,11 +146,6 @@ fn content(slot: u8, shape: u8, link: u8) -> Content {
     }
 }
 
-/// The name of a slot's resource, which is the key of some shapes.
-fn name(slot: u8) -> String {
-    if slot.is_multiple_of(2) { uid(slot) } else { hostname(slot).to_string() }
-}
-
 fn policy_name(slot: u8) -> String {
     format!("a/p{slot}")
 }
@@ -165,12 +168,34 @@ struct Stream {
 struct Server {
     resources: BTreeMap<&'static str, Resources>,
     versions: u64,
+    /// Slots whose resources go by their other name.
+    renamed: BTreeSet<u8>,
     streams: BTreeMap<String, Stream>,
     nonces: BTreeSet<String>,
     sent: u64,
 }
 
 impl Server {
+    /// The name of a slot's resource, which is the key of some shapes.
+    fn name(&self, slot: u8) -> String {
+        match (self.renamed.contains(&slot), slot.is_multiple_of(2)) {
+            (true, _) => format!("name-{slot}"),
+            (false, true) => uid(slot),
+            (false, false) => hostname(slot).to_string(),
+        }
+    }
+
+    fn rename(&mut self, slot: u8) {
+        let name = self.name(slot);
+        let content = self.resources.entry(ADDRESS_TYPE).or_default().remove(&name);
+        if !self.renamed.remove(&slot) {
+            self.renamed.insert(slot);
+        }
+        if let Some((_, content)) = content {
+            self.put(ADDRESS_TYPE, self.name(slot), content);
+        }
+    }
+
     fn put(&mut self, type_url: &'static str, name: String, content: Content) {
         self.versions += 1;
         let version = self.versions.to_string();
@@ -254,8 +279,9 @@ impl Server {
     /// Replaces what cannot be read: an old client keeps what it had of it, a new one has nothing.
     fn heal(&mut self) {
         for slot in 0..SLOTS {
-            if self.get(ADDRESS_TYPE, &name(slot)) == Some(&Content::Spoilt) {
-                self.put(ADDRESS_TYPE, name(slot), content(slot, 0, 0));
+            let name = self.name(slot);
+            if self.get(ADDRESS_TYPE, &name) == Some(&Content::Spoilt) {
+                self.put(ADDRESS_TYPE, name, content(slot, 0, 0));
             }
             if self.get(AUTHORIZATION_TYPE, &policy_name(slot)) == Some(&Content::Spoilt) {
                 self.remove(AUTHORIZATION_TYPE, &policy_name(slot));
@@ -303,12 +329,14 @@ fn raw(name: &str, version: &str, content: &Content) -> Resource {
 struct Client {
     session: Session,
     snapshot: Snapshot,
+    /// Responses that are on their way.
+    late: Vec<DeltaDiscoveryResponse>,
 }
 
 impl Client {
     fn new(scope: Scope) -> Self {
         let session = Session::new(Node::default(), "c1".into(), scope);
-        Self { session, snapshot: Snapshot::default() }
+        Self { session, snapshot: Snapshot::default(), late: Vec::new() }
     }
 
     fn apply(&mut self, edits: Vec<MeshEdit>) {
@@ -318,6 +346,7 @@ impl Client {
     fn connect(&mut self, server: &mut Server) {
         server.streams.clear();
         server.nonces.clear();
+        self.late.clear();
         self.session.connected();
     }
 
@@ -347,9 +376,19 @@ impl Client {
         }
     }
 
+    fn take(&mut self, responses: Vec<DeltaDiscoveryResponse>) {
+        for response in responses {
+            let push = self.session.handle_response(response.into());
+            self.apply(push.edits);
+        }
+    }
+
     /// Both sides say what they have to say, until neither has.
     fn settle(&mut self, server: &mut Server) {
         for _ in 0..100 {
+            self.request(server);
+            let late = std::mem::take(&mut self.late);
+            self.take(late);
             self.request(server);
             let responses: Vec<_> =
                 [ADDRESS_TYPE, AUTHORIZATION_TYPE].into_iter().filter_map(|url| server.tell(url)).collect();
@@ -357,10 +396,7 @@ impl Client {
                 assert!(server.nonces.is_empty(), "{:?} were not acknowledged", server.nonces);
                 return;
             }
-            for response in responses {
-                let push = self.session.handle_response(response.into());
-                self.apply(push.edits);
-            }
+            self.take(responses);
         }
         panic!("they never fall silent");
     }
@@ -389,12 +425,15 @@ fn live(scope: Scope, ops: &[Op]) -> (Client, Client, Server) {
     client.connect(&mut server);
     for op in ops {
         match *op {
-            Op::Put { slot, shape, link } => server.put(ADDRESS_TYPE, name(slot), content(slot, shape, link)),
-            Op::Spoil { slot, policy: false } => server.put(ADDRESS_TYPE, name(slot), Content::Spoilt),
+            Op::Put { slot, shape, link } => {
+                server.put(ADDRESS_TYPE, server.name(slot), content(slot, shape, link));
+            }
+            Op::Spoil { slot, policy: false } => server.put(ADDRESS_TYPE, server.name(slot), Content::Spoilt),
             Op::Spoil { slot, policy: true } => {
                 server.put(AUTHORIZATION_TYPE, policy_name(slot), Content::Spoilt);
             }
-            Op::Remove { slot } => server.remove(ADDRESS_TYPE, &name(slot)),
+            Op::Remove { slot } => server.remove(ADDRESS_TYPE, &server.name(slot)),
+            Op::Rename { slot } => server.rename(slot),
             Op::PutPolicy { slot, other_key } => {
                 let key = if other_key { format!("q{slot}") } else { format!("p{slot}") };
                 let policy = Content::Policy(script::policy("a", &key));
@@ -402,6 +441,10 @@ fn live(scope: Scope, ops: &[Op]) -> (Client, Client, Server) {
             }
             Op::RemovePolicy { slot } => server.remove(AUTHORIZATION_TYPE, &policy_name(slot)),
             Op::Tell => client.settle(&mut server),
+            Op::TellLate => {
+                client.request(&mut server);
+                client.late.extend(server.tell(ADDRESS_TYPE));
+            }
             Op::Lose { silent } => {
                 client.request(&mut server);
                 let _ = (server.tell(ADDRESS_TYPE), server.tell(AUTHORIZATION_TYPE));

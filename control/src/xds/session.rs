@@ -33,8 +33,8 @@ const KEY_OVERHEAD: usize = 3;
 const _: () = assert!(KEYS_LEN_MAX + KEYS_MAX * KEY_OVERHEAD <= REQUEST_LEN_MAX * 3 / 4);
 /// Keys that a request subscribes or unsubscribes, but for a stream's first.
 const KEYS_PER_REQUEST: usize = 5000;
-/// Refused resources that a NACK names.
-const NACK_NAMES_MAX: usize = 100;
+/// Refused resources that a NACK names, which is some 15 KiB at most.
+const NACK_NAMES_MAX: usize = 50;
 /// Shared texts are swept when there are this many more than twice those that were left by the last sweep.
 const SWEEP_MARGIN: usize = 10_000;
 

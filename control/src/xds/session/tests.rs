@@ -838,7 +838,22 @@ fn a_nack_names_a_bounded_number_of_resources() {
         ..DeltaDiscoveryResponse::default()
     });
     let text = session.poll_request().unwrap().error_detail.unwrap().message;
-    assert!(text.ends_with("; r99: the resource is not set; and 7 more"), "{text}");
+    assert!(text.ends_with("; r49: the resource is not set; and 7 more"), "{text}");
+}
+
+#[test]
+fn a_nack_is_short_however_long_the_names() {
+    let mut session = Session::new(Node::default(), "c1".into(), Scope::Wildcard);
+    session.connected();
+    let _ = (session.poll_request(), session.poll_request());
+    let name = |number: usize| format!("{number}{}", "x".repeat(100_000));
+    session.handle_response(DeltaDiscoveryResponse {
+        type_url: ADDRESS_TYPE.into(),
+        resources: (0..200).map(|number| resource(&name(number), "1", None)).collect(),
+        ..DeltaDiscoveryResponse::default()
+    });
+    let text = session.poll_request().unwrap().error_detail.unwrap().message;
+    assert!(text.len() < 16 << 10, "{} bytes", text.len());
 }
 
 /// One text, whether as the name, the uid in the snapshot, or the uid in its indexes.

@@ -371,6 +371,12 @@ impl Session {
 
     fn take_address(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
         let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        if self.addresses.held.is_current(&resource.name, &resource.version) {
+            if let Some(demands) = &mut self.demands {
+                demands.seen(&resource.name, &resource.aliases, edits);
+            }
+            return Ok(());
+        }
         let decoded =
             wire::decode_address(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
         let held = &mut self.addresses.held;
@@ -424,6 +430,9 @@ impl Session {
 
     fn take_policy(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
         let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        if self.policies.held.is_current(&resource.name, &resource.version) {
+            return Ok(());
+        }
         let policy =
             wire::decode_policy(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
         let thing = Thing::Policy(policy.key());

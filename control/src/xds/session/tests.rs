@@ -287,6 +287,74 @@ fn a_name_that_makes_something_else_removes_what_it_made() {
     );
 }
 
+#[test]
+fn what_is_held_in_the_same_version_changes_nothing() {
+    play(
+        Scope::Wildcard,
+        "
+        connect
+        > address first
+        > policy first
+        < address n1
+            w one@1 uid=u1
+            s a/h@1
+            w c1//Pod/a/x@
+        = +w u1
+        = +s a/h
+        = +w c1//Pod/a/x
+        > address ack n1
+        < policy n2
+            p a/p@1
+        = +p a/p
+        > policy ack n2
+        < address n3
+            w one@1 uid=u1
+            s a/h@1
+            w c1//Pod/a/x@
+        = +w c1//Pod/a/x
+        > address ack n3
+        < policy n4
+            p a/p@1
+        > policy ack n4
+        < address n5
+            w two@1 uid=u1
+            s a/h@2
+        = +w u1
+        = +s a/h
+        > address ack n5
+        < address n6
+            w one@1 uid=u1
+        = +w u1
+        > address ack n6
+        ",
+    );
+}
+
+#[test]
+fn what_is_sent_again_in_the_same_version_answers_a_key() {
+    play(
+        Scope::OnDemand { keys_max: 10 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        ask a/h
+        > address sub=a/h
+        < address n1
+            s a/h@1
+        = +s a/h
+        = answered a/h
+        > address ack n1
+        ask n1/10.0.0.9
+        > address sub=n1/10.0.0.9
+        < address n2
+            s a/h@1 alias=n1/10.0.0.9
+        = answered n1/10.0.0.9
+        > address ack n2
+        ",
+    );
+}
+
 /// The old name was refused, so that nothing is held by it.
 #[test]
 fn a_removal_is_of_what_there_was_before_the_response() {
@@ -341,7 +409,6 @@ fn a_stream_that_does_not_say_what_is_held_takes_away_what_it_is_not_sent() {
         < address n1
             w c1//Pod/a/y@1
         = -w c1//Pod/a/x
-        = +w c1//Pod/a/y
         > address ack n1
         < address n2
         > address ack n2

@@ -39,6 +39,8 @@ struct Resource {
     keys: Vec<Arc<str>>,
     /// The workload that it is, if it is one.
     workload: Option<Arc<Workload>>,
+    /// The service that it is, if it has ranges of addresses.
+    ranges: Option<Arc<Service>>,
 }
 
 /// What asking came to.
@@ -189,6 +191,7 @@ impl Demands {
         let before = self.forget(name);
         let mut keys = vec![name.clone()];
         keys.extend(aliases.iter().map(|alias| Arc::from(alias.as_str())));
+        let mut ranges = None;
         let workload = match value {
             Value::Workload(workload) => {
                 workload_keys(workload, &mut keys);
@@ -198,25 +201,45 @@ impl Demands {
                 keys.push(service.key.to_string().into());
                 keys.extend(service.vips.iter().map(|vip| vip.to_string().into()));
                 self.in_ranges(service, &mut keys);
+                ranges = (!service.cidr_vips.is_empty()).then(|| service.clone());
                 None
             }
         };
-        keys.sort_unstable();
-        keys.dedup();
-        for key in &keys {
-            self.answer(key, edits);
-            self.by_key.entry(key.clone()).or_default().insert(name.clone());
-        }
+        self.goes_by(name, &mut keys, edits);
         for service in workload.iter().flat_map(|workload| workload.services.keys()) {
             self.by_service.entry(service.to_string().into()).or_default().insert(name.clone());
         }
-        self.held.insert(name.clone(), Resource { keys, workload: workload.clone() });
+        self.held.insert(name.clone(), Resource { keys, workload: workload.clone(), ranges });
         self.arrived.push(name.clone());
         if let Some(before) = before {
             self.stop_leading(&before, edits);
         }
         if let Some(workload) = workload.filter(|workload| self.pods.contains_key(&workload.uid)) {
             self.lead(&workload, edits);
+        }
+    }
+
+    /// A resource that is held was sent again, which may be the answer to a key.
+    pub(super) fn seen(&mut self, name: &str, aliases: &[String], edits: &mut Vec<MeshEdit>) {
+        let Some((name, held)) = self.held.get_key_value(name) else { return };
+        let (name, mut keys, ranges) = (name.clone(), held.keys.clone(), held.ranges.clone());
+        keys.extend(aliases.iter().map(|alias| Arc::from(alias.as_str())));
+        if let Some(service) = ranges {
+            self.in_ranges(&service, &mut keys);
+        }
+        self.goes_by(&name, &mut keys, edits);
+        if let Some(held) = self.held.get_mut(&name) {
+            held.keys = keys;
+        }
+    }
+
+    /// Answers the keys that a resource goes by.
+    fn goes_by(&mut self, name: &Arc<str>, keys: &mut Vec<Arc<str>>, edits: &mut Vec<MeshEdit>) {
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys.iter() {
+            self.answer(key, edits);
+            self.by_key.entry(key.clone()).or_default().insert(name.clone());
         }
     }
 
@@ -367,7 +390,7 @@ impl Demands {
 
     /// Forgets a resource. Gives the workload that it was.
     fn forget(&mut self, name: &str) -> Option<Arc<Workload>> {
-        let Resource { keys, workload } = self.held.remove(name)?;
+        let Resource { keys, workload, .. } = self.held.remove(name)?;
         for key in &keys {
             leave(&mut self.by_key, key, name);
         }

@@ -156,6 +156,12 @@ impl Held {
         self.names.retain(|_, entry| !matches!(entry.made, Made::Nothing));
     }
 
+    /// Whether a resource is held in this version and what it made is still its own. Without a version nobody knows.
+    pub(super) fn is_current(&self, name: &str, version: &str) -> bool {
+        let current = |entry: &Entry| *entry.version == *version && !matches!(entry.made, Made::Nothing);
+        !version.is_empty() && self.names.get(name).is_some_and(current)
+    }
+
     /// The name that a thing is taken from when another makes it.
     pub(super) fn owner(&self, thing: &Thing) -> Option<Arc<str>> {
         let owner = self.elsewhere.get(thing).cloned().unwrap_or_else(|| thing.name());

@@ -36,8 +36,8 @@ const KEY_OVERHEAD: usize = 3;
 const _: () = assert!(KEYS_LEN_MAX + KEYS_MAX * KEY_OVERHEAD <= REQUEST_LEN_MAX * 3 / 4);
 /// Keys that a request subscribes or unsubscribes, but for a stream's first.
 const KEYS_PER_REQUEST: usize = 5000;
-/// Refused resources that a NACK names.
-const NACK_NAMES_MAX: usize = 100;
+/// Refused resources that a NACK names, which is some 15 KiB at most.
+const NACK_NAMES_MAX: usize = 50;
 /// Shared texts are swept when there are this many more than twice those that were left by the last sweep.
 const SWEEP_MARGIN: usize = 10_000;
 
@@ -387,6 +387,12 @@ impl Session {
 
     fn take_address(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
         let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        if self.addresses.held.is_current(&resource.name, &resource.version) {
+            if let Some(demands) = &mut self.demands {
+                demands.seen(&resource.name, &resource.aliases, edits);
+            }
+            return Ok(());
+        }
         let decoded =
             wire::decode_address(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
         let held = &mut self.addresses.held;
@@ -440,6 +446,9 @@ impl Session {
 
     fn take_policy(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
         let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        if self.policies.held.is_current(&resource.name, &resource.version) {
+            return Ok(());
+        }
         let policy =
             wire::decode_policy(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
         let thing = Thing::Policy(policy.key());

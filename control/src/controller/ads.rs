@@ -3,11 +3,11 @@
 //! piece of a response and no queue, and its requests wait in the connection's window.
 
 mod message;
+mod place;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::codec::Codec;
@@ -30,6 +30,7 @@ use super::world::{Edition, ResourceType, World};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use message::Message;
 pub(crate) use message::Piece;
+use place::{Place, Places};
 
 /// Path of the only method.
 pub(crate) const PATH: &str =
@@ -50,18 +51,19 @@ const REASON_LEN_MAX: usize = 2048;
 pub(crate) struct Ads {
     world: World,
     stats: Arc<Stats>,
-    places: Arc<Semaphore>,
+    places: Places,
     /// Turns true when every stream must end.
     closing: watch::Receiver<bool>,
 }
 
 impl Ads {
     pub(crate) fn new(world: World, stats: Arc<Stats>, closing: watch::Receiver<bool>) -> Self {
-        Self { world, stats, places: Arc::new(Semaphore::new(FULL_PUSHES_MAX)), closing }
+        let places = Places::new(FULL_PUSHES_MAX, FULL_PUSH_PLACE_MAX);
+        Self { world, stats, places, closing }
     }
 
-    /// Begins a stream with a client's requests.
-    pub(crate) fn stream<B>(&self, requests: B) -> AdsBody
+    /// Begins a stream with a client's requests. `share` is its share of what its connection may have.
+    pub(crate) fn stream<B>(&self, requests: B, share: Option<OwnedSemaphorePermit>) -> AdsBody
     where
         B: Body + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -79,18 +81,9 @@ impl Ads {
             sending: None,
             end: None,
             counted: vec![self.stats.streams.enter()],
+            share,
         }
     }
-}
-
-/// A stream's place among those that are sent everything.
-enum Place {
-    None,
-    Waiting(Pin<Box<dyn Future<Output = oneshot::Sender<()>> + Send>>),
-    /// Given back when this is dropped, or after a while.
-    Held {
-        _release: oneshot::Sender<()>,
-    },
 }
 
 /// One stream's responses.
@@ -106,6 +99,8 @@ pub(crate) struct AdsBody {
     end: Option<(Status, bool)>,
     /// What this stream counts as.
     counted: Vec<Counted>,
+    /// Given back when the stream ends.
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Body for AdsBody {
@@ -128,6 +123,7 @@ impl Body for AdsBody {
                 return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
             }
             if let Some((status, said)) = &mut this.end {
+                this.share = None;
                 let trailers = (!std::mem::replace(said, true)).then(|| trailers(status));
                 return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
             }
@@ -143,7 +139,7 @@ impl Body for AdsBody {
 impl AdsBody {
     /// Begins to send the next response, if one is due and may be sent now.
     fn poll_response(&mut self, context: &mut Context<'_>) -> bool {
-        if self.subscriber.wants_everything() && self.poll_place(context).is_pending() {
+        if self.poll_place(context).is_pending() {
             return false;
         }
         let Some(push) = self.subscriber.poll_response() else { return false };
@@ -163,19 +159,13 @@ impl AdsBody {
         true
     }
 
+    /// Ready when what is due may be sent. Whoever wants nothing that takes a place has none, and waits for none.
     fn poll_place(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match &mut self.place {
-                Place::Held { .. } => return Poll::Ready(()),
-                Place::None => {
-                    self.place = Place::Waiting(Box::pin(place(self.ads.places.clone(), FULL_PUSH_PLACE_MAX)))
-                }
-                Place::Waiting(waiting) => {
-                    let release = ready!(waiting.as_mut().poll(context));
-                    self.place = Place::Held { _release: release };
-                }
-            }
+        if self.subscriber.wants_everything() {
+            return self.place.poll(&self.ads.places, context);
         }
+        self.place = Place::None;
+        Poll::Ready(())
     }
 
     /// Takes one input; pending when there is none.
@@ -251,19 +241,6 @@ impl AdsBody {
     fn client(&self) -> &str {
         self.subscriber.client().map_or("(unnamed)", |Client { id, .. }| id)
     }
-}
-
-/// Waits for a place. It is given back when the sender is dropped, after `held_max` at the latest.
-async fn place(places: Arc<Semaphore>, held_max: Duration) -> oneshot::Sender<()> {
-    let (release, released) = oneshot::channel();
-    // The semaphore is never closed.
-    let place = places.acquire_owned().await.ok();
-    tokio::spawn(async move {
-        // Whether it was given back or not.
-        drop(tokio::time::timeout(held_max, released).await);
-        drop(place);
-    });
-    release
 }
 
 /// The end of a stream.

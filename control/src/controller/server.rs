@@ -48,6 +48,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_MAX: Duration = Duration::from_secs(20);
 /// Calls at once on a connection: a proxy has one stream, and a call for each certificate that it fetches.
 const CALLS_MAX: u32 = 128;
+/// Discovery streams at once on a connection: a proxy has one, and for a moment the one before.
+const STREAMS_MAX: usize = 4;
 /// Bytes of a call's headers: a token, and what clients add.
 const HEADERS_LEN_MAX: u32 = 64 * 1024;
 /// Bytes that wait to be written on one call.
@@ -151,11 +153,15 @@ pub(crate) async fn serve_calls<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let known = Arc::new(AtomicBool::new(false));
-    let caller = Arc::new((identity, known.clone()));
+    let client = Arc::new(Client {
+        identity,
+        known: AtomicBool::new(false),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    });
+    let calling = client.clone();
     let handle = service_fn(move |request: Request<Incoming>| {
-        let (services, caller) = (services.clone(), caller.clone());
-        async move { Ok::<_, Infallible>(call(&services, &caller.0, &caller.1, request).await) }
+        let (services, client) = (services.clone(), calling.clone());
+        async move { Ok::<_, Infallible>(call(&services, &client, request).await) }
     });
     let mut server = http2::Builder::new(TokioExecutor::new());
     server
@@ -180,7 +186,7 @@ pub(crate) async fn serve_calls<S>(
             }
             () = first_call.as_mut(), if waits => {
                 waits = false;
-                if !known.load(Ordering::Relaxed) {
+                if !client.known.load(Ordering::Relaxed) {
                     return debug!("a connection made no call that was let in, and is closed");
                 }
             }
@@ -192,30 +198,39 @@ pub(crate) async fn serve_calls<S>(
     }
 }
 
-async fn call(
-    services: &Services,
-    identity: &Option<Identity>,
-    known: &AtomicBool,
-    mut request: Request<Incoming>,
-) -> Response<ReplyBody> {
+/// The other end of a connection.
+struct Client {
+    /// What its certificate says.
+    identity: Option<Identity>,
+    /// Whether one of its calls was let in.
+    known: AtomicBool,
+    /// Shares of discovery streams.
+    streams: Arc<Semaphore>,
+}
+
+async fn call(services: &Services, client: &Client, mut request: Request<Incoming>) -> Response<ReplyBody> {
     if request.method() != Method::POST || !is_grpc(&request) {
         return Status::unimplemented("this server speaks gRPC only").into_http();
     }
-    if let Err(error) = services.authenticator.authenticate(request.headers(), identity.as_ref()) {
+    if let Err(error) = services.authenticator.authenticate(request.headers(), client.identity.as_ref()) {
         services.stats.refused.one(error.label());
         debug!(%error, "a call was refused");
         return Status::from(error).into_http();
     }
-    known.store(true, Ordering::Relaxed);
+    client.known.store(true, Ordering::Relaxed);
     match request.uri().path() {
         ads::PATH => {
-            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body())));
+            let Ok(share) = client.streams.clone().try_acquire_owned() else {
+                let reason = format!("a connection may have {STREAMS_MAX} discovery streams at once");
+                return Status::resource_exhausted(reason).into_http();
+            };
+            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body(), Some(share))));
             let mut response = Response::new(body);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
         }
         path if path.starts_with(CERTIFICATES) => {
-            request.extensions_mut().insert(identity.clone());
+            request.extensions_mut().insert(client.identity.clone());
             let served = services.certificates.clone().into_server().oneshot(request).await;
             served.map(|response| response.map(ReplyBody::Other)).unwrap_or_else(|never| match never {})
         }

@@ -115,6 +115,24 @@ async fn nonsense_ends_its_own_stream_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_connection_has_a_few_discovery_streams_and_a_new_one_when_one_has_ended() {
+    let rig = Rig::start(&mesh(&["one"])).await;
+    let mut client = rig.client("node-token");
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(client.subscribe(&[]).await.unwrap());
+    }
+    let refused = client.subscribe(&[]).await.err().expect("there is no limit");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let mut ending = streams.pop().unwrap();
+    ending.ask(&"k".repeat(10_000)).await;
+    ending.end().await;
+    let mut next = client.subscribe(&[]).await.unwrap();
+    assert_eq!(next.next().await.0, ["one//Pod/a/one"]);
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn shutting_down_ends_streams_and_says_so() {
     let rig = Rig::start(&mesh(&["one"])).await;
     let mut stream = rig.client("node-token").subscribe(&[]).await.unwrap();

@@ -8,6 +8,7 @@ mod place;
 mod tests;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,19 +18,20 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::codec::Codec;
 use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::stats::{Counted, Loss, Stats};
 use super::subscriber::{Client, Content, Event, Subscriber};
 use super::world::{Edition, ResourceType, World};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use message::Message;
 pub(crate) use message::Piece;
+use message::{Message, TooLong};
 use place::{Place, Places};
 
 /// Path of the only method.
@@ -78,12 +80,28 @@ impl Ads {
             subscriber,
             ads: self.clone(),
             place: Place::None,
+            making: None,
             sending: None,
             end: None,
             counted: vec![self.stats.streams.enter()],
             share,
         }
     }
+}
+
+/// A response, ready to be sent.
+struct Made {
+    kind: Option<ResourceType>,
+    /// Whether it carries everything as it is in the table.
+    full: bool,
+    message: Result<Message, TooLong>,
+}
+
+fn make(subscriber: &mut Subscriber, placed: bool) -> Option<Made> {
+    let push = subscriber.poll_response(placed)?;
+    let kind = ResourceType::of(&push.type_url);
+    let full = matches!(push.content, Content::Everything(_));
+    Some(Made { kind, full, message: Message::new(push) })
 }
 
 /// One stream's responses.
@@ -94,6 +112,8 @@ pub(crate) struct AdsBody {
     subscriber: Subscriber,
     ads: Ads,
     place: Place,
+    /// The subscriber, away while its response is made.
+    making: Option<JoinHandle<(Subscriber, Option<Made>)>>,
     sending: Option<Message>,
     /// How the stream ends, and whether that has been said.
     end: Option<(Status, bool)>,
@@ -127,7 +147,9 @@ impl Body for AdsBody {
                 let trailers = (!std::mem::replace(said, true)).then(|| trailers(status));
                 return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
             }
-            if !this.poll_response(context) {
+            if this.making.is_some() {
+                ready!(this.poll_made(context));
+            } else if !this.poll_response(context) {
                 ready!(this.poll_input(context));
             }
         }
@@ -137,40 +159,79 @@ impl Body for AdsBody {
 }
 
 impl AdsBody {
-    /// Begins to send the next response, if one is due and may be sent now.
+    /// Begins to send or to make the next response, if one is due and may be sent now.
     fn poll_response(&mut self, context: &mut Context<'_>) -> bool {
-        if self.poll_place(context).is_pending() {
-            return false;
+        let placed = self.poll_place(context).is_ready();
+        if self.subscriber.is_costly(placed) {
+            let unused = Subscriber::new(Arc::default());
+            let mut subscriber = std::mem::replace(&mut self.subscriber, unused);
+            self.making = Some(tokio::task::spawn_blocking(move || {
+                let made = make(&mut subscriber, placed);
+                (subscriber, made)
+            }));
+            return true;
         }
-        let Some(push) = self.subscriber.poll_response() else { return false };
-        let kind = ResourceType::of(&push.type_url);
-        let full = matches!(push.content, Content::Everything(_));
-        match Message::new(push) {
+        match make(&mut self.subscriber, placed) {
+            Some(made) => self.send(made),
+            None => return false,
+        }
+        true
+    }
+
+    /// Takes back the subscriber with the response that was made away from here.
+    fn poll_made(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(making) = &mut self.making else { return Poll::Ready(()) };
+        let made = ready!(Pin::new(making).poll(context));
+        self.making = None;
+        match made {
+            Ok((subscriber, made)) => {
+                self.subscriber = subscriber;
+                if let Some(made) = made {
+                    self.send(made);
+                }
+            }
+            Err(error) => {
+                error!(%error, "a response could not be made; its stream ends");
+                self.finish(Loss::Defect, Status::internal("a response could not be made"));
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn send(&mut self, made: Made) {
+        match made.message {
             Ok(message) => {
-                if let Some(stats) = kind.map(|kind| self.ads.stats.of(kind)) {
+                if let Some(stats) = made.kind.map(|kind| self.ads.stats.of(kind)) {
                     stats.pushes.one();
-                    stats.full_pushes.add(u64::from(full));
+                    stats.full_pushes.add(u64::from(made.full));
                     stats.bytes.add(message.len() as u64);
                 }
                 self.sending = Some(message);
             }
             Err(error) => self.finish(Loss::TooLong, Status::resource_exhausted(error.to_string())),
         }
-        true
     }
 
-    /// Ready when what is due may be sent. Whoever wants nothing that takes a place has none, and waits for none.
+    /// Ready when everything may be sent. Whoever does not want it has no place, and waits for none.
     fn poll_place(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.subscriber.wants_everything() {
             return self.place.poll(&self.ads.places, context);
         }
         self.place = Place::None;
-        Poll::Ready(())
+        Poll::Pending
+    }
+
+    /// Whether requests may be taken. Before the source has been read, and while a client that reported what it holds
+    /// waits for its place, they wait in the connection's window, which holds the client back.
+    fn takes_requests(&self) -> bool {
+        self.subscriber.is_known() && !(self.subscriber.is_laden() && matches!(self.place, Place::Waiting(_)))
     }
 
     /// Takes one input; pending when there is none.
     fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if let Poll::Ready(request) = Pin::new(&mut self.requests).poll_next(context) {
+        if self.takes_requests()
+            && let Poll::Ready(request) = Pin::new(&mut self.requests).poll_next(context)
+        {
             match request {
                 Some(Ok(request)) => self.handle_request(request),
                 Some(Err(status)) => self.handle_failure(status),

@@ -62,11 +62,13 @@ pub(crate) enum Loss {
     TooLong,
     /// The control plane shuts down.
     Shutdown,
+    /// The control plane failed.
+    Defect,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Violation, Self::Unreadable, Self::Transport, Self::TooLong, Self::Shutdown];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Violation, Self::Unreadable, Self::Transport, Self::TooLong, Self::Shutdown, Self::Defect];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -75,6 +77,7 @@ impl Loss {
             Self::Transport => "transport",
             Self::TooLong => "too_long",
             Self::Shutdown => "shutdown",
+            Self::Defect => "defect",
         }
     }
 }

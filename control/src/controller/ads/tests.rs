@@ -32,6 +32,17 @@ impl Client {
         client
     }
 
+    /// A client of everything that comes back with so many names that are gone.
+    async fn laden(ads: &Ads, names: usize) -> Self {
+        let (requests, queue) = mpsc::channel(4);
+        let body = Box::pin(ads.stream(StreamBody::new(ReceiverStream::new(queue)), None));
+        let client = Self { requests, body };
+        let held = (0..names).map(|number| (format!("gone{number}"), "1".to_owned())).collect();
+        let first = DeltaDiscoveryRequest { initial_resource_versions: held, ..request(&[], &[]) };
+        client.send(&first).await;
+        client
+    }
+
     async fn send(&self, request: &DeltaDiscoveryRequest) {
         self.requests.send(Ok(frame(request))).await.unwrap();
     }
@@ -148,6 +159,47 @@ async fn whoever_turns_to_keys_while_it_waits_leaves_the_queue() {
     assert!(late.poll().is_pending());
     drop(stalled);
     assert_eq!(late.next().await.0.resources.len(), 1000);
+}
+
+#[tokio::test]
+async fn whoever_comes_back_waits_for_a_place_too_and_is_read_no_further_meanwhile() {
+    let (_world, _close, ads) = ads(1000);
+    let mut stalled = Vec::new();
+    for _ in 0..FULL_PUSHES_MAX {
+        let mut client = Client::new(&ads, &[]).await;
+        assert!(client.frame().await.is_some());
+        stalled.push(client);
+    }
+    let mut back = Client::laden(&ads, 3).await;
+    assert!(back.poll().is_pending());
+    for _ in 0..3 {
+        back.send(&request(&["one//Pod/a/w1"], &[])).await;
+        assert!(back.poll().is_pending());
+    }
+    assert_eq!(back.requests.capacity(), 1, "requests were taken from a client that waits");
+    drop(stalled);
+    let (response, _) = back.next().await;
+    assert_eq!((response.resources.len(), response.removed_resources.len()), (1000, 3));
+}
+
+#[tokio::test]
+async fn what_a_client_holds_is_compared_even_if_it_is_much() {
+    let (_world, _close, ads) = ads(1000);
+    let mut back = Client::laden(&ads, 20_000).await;
+    let (response, _) = back.next().await;
+    assert_eq!((response.resources.len(), response.removed_resources.len()), (1000, 20_000));
+    assert!(back.poll().is_pending());
+}
+
+#[tokio::test]
+async fn requests_wait_until_there_is_a_mesh() {
+    let (world, (_close, closing)) = (World::default(), watch::channel(false));
+    let ads = Ads::new(world.clone(), Arc::default(), closing);
+    let mut client = Client::laden(&ads, 3).await;
+    assert!(client.poll().is_pending());
+    assert_eq!(ads.stats.of(ResourceType::Address).subscribers.value(), 0, "a request was taken");
+    world.apply(vec![workload("w1", "10.0.0.1", "n", &[])]);
+    assert_eq!(client.next().await.0.resources.len(), 1);
 }
 
 fn poll(place: &mut Place, places: &Places) -> Poll<()> {

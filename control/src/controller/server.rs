@@ -2,13 +2,13 @@
 //! Every call is authenticated before anything of it is read.
 
 mod body;
+mod newcomers;
 pub(crate) mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use halo_core::id::Identity;
@@ -33,9 +33,14 @@ use super::auth::Authenticator;
 use super::certificates::CertificateService;
 use super::stats::Stats;
 use body::ReplyBody;
+use newcomers::{Newcomer, Newcomers};
 
 /// Connections at once, before or after their handshake.
 const CONNECTIONS_MAX: usize = 20_000;
+/// Connections at once that have made no call that was let in,
+const NEWCOMERS_MAX: usize = 1024;
+/// and those of them from one address.
+const NEWCOMERS_OF_ADDRESS_MAX: usize = 64;
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may be without having made one authenticated call.
@@ -78,6 +83,7 @@ pub(crate) async fn serve(
     mut closing: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let newcomers = Newcomers::new(NEWCOMERS_MAX, NEWCOMERS_OF_ADDRESS_MAX);
     let mut connections = JoinSet::new();
     loop {
         // What has ended is let go of.
@@ -96,10 +102,15 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let Some(newcomer) = newcomers.enter(peer.ip()) else {
+            // Closed at once.
+            services.stats.newcomers_refused.one();
+            continue;
+        };
         let (tls, services, closing) = (tls.clone(), services.clone(), closing.clone());
         connections.spawn(async move {
             let _counted = services.stats.connections.enter();
-            serve_client(stream, peer, tls, services, closing).await;
+            serve_client((stream, newcomer), peer, tls, services, closing).await;
             drop(place);
         });
     }
@@ -119,7 +130,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Res
 }
 
 async fn serve_client(
-    stream: TcpStream,
+    (stream, newcomer): (TcpStream, Newcomer),
     peer: SocketAddr,
     tls: TlsAcceptor,
     services: Arc<Services>,
@@ -141,23 +152,19 @@ async fn serve_client(
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(<[_]>::first);
     let identity = certificate.and_then(tls::identity);
-    serve_calls(stream, identity, services, closing).await;
+    serve_calls(stream, Client::new(identity, newcomer), services, closing).await;
 }
 
-/// Serves one connection's calls. `identity` is what the client's certificate says.
-pub(crate) async fn serve_calls<S>(
+/// Serves one connection's calls.
+async fn serve_calls<S>(
     stream: S,
-    identity: Option<Identity>,
+    client: Client,
     services: Arc<Services>,
     mut closing: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let client = Arc::new(Client {
-        identity,
-        known: AtomicBool::new(false),
-        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-    });
+    let client = Arc::new(client);
     let calling = client.clone();
     let handle = service_fn(move |request: Request<Incoming>| {
         let (services, client) = (services.clone(), calling.clone());
@@ -186,7 +193,7 @@ pub(crate) async fn serve_calls<S>(
             }
             () = first_call.as_mut(), if waits => {
                 waits = false;
-                if !client.known.load(Ordering::Relaxed) {
+                if client.is_newcomer() {
                     return debug!("a connection made no call that was let in, and is closed");
                 }
             }
@@ -202,10 +209,25 @@ pub(crate) async fn serve_calls<S>(
 struct Client {
     /// What its certificate says.
     identity: Option<Identity>,
-    /// Whether one of its calls was let in.
-    known: AtomicBool,
+    /// Until one of its calls is let in.
+    newcomer: Mutex<Option<Newcomer>>,
     /// Shares of discovery streams.
     streams: Arc<Semaphore>,
+}
+
+impl Client {
+    fn new(identity: Option<Identity>, newcomer: Newcomer) -> Self {
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Self { identity, newcomer: Mutex::new(Some(newcomer)), streams }
+    }
+
+    fn is_newcomer(&self) -> bool {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn let_in(&self) {
+        drop(self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 async fn call(services: &Services, client: &Client, mut request: Request<Incoming>) -> Response<ReplyBody> {
@@ -217,7 +239,7 @@ async fn call(services: &Services, client: &Client, mut request: Request<Incomin
         debug!(%error, "a call was refused");
         return Status::from(error).into_http();
     }
-    client.known.store(true, Ordering::Relaxed);
+    client.let_in();
     match request.uri().path() {
         ads::PATH => {
             let Ok(share) = client.streams.clone().try_acquire_owned() else {

@@ -119,6 +119,8 @@ pub(crate) struct Stats {
     pub(crate) refused: ByReason,
     pub(crate) handshakes_failed: Counter,
     pub(crate) accepts_failed: Counter,
+    /// Connections closed because too many had made no call that was let in.
+    pub(crate) newcomers_refused: Counter,
 }
 
 impl Stats {

@@ -133,6 +133,29 @@ async fn a_connection_has_a_few_discovery_streams_and_a_new_one_when_one_has_end
 }
 
 #[tokio::test]
+async fn whoever_shows_nothing_takes_few_places_and_leaves_them_once_let_in() {
+    let rig = Rig::start(&mesh(&["one"])).await;
+    let mut streams = Vec::new();
+    // Those that were let in do not count.
+    for _ in 0..3 {
+        streams.push(rig.client("node-token").subscribe(&[]).await.unwrap());
+    }
+    let mut idle = Vec::new();
+    for _ in 0..65 {
+        idle.push(rig.connect().await);
+    }
+    within(async {
+        while !rig.health("/metrics").await.contains("halo_controller_newcomers_refused_total 1\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    drop(idle);
+    rig.client_let_in().await;
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn shutting_down_ends_streams_and_says_so() {
     let rig = Rig::start(&mesh(&["one"])).await;
     let mut stream = rig.client("node-token").subscribe(&[]).await.unwrap();

@@ -85,6 +85,21 @@ impl Rig {
         Client { channel: self.channel(config), token: String::new() }
     }
 
+    /// A connection on which nothing is said.
+    pub(super) async fn connect(&self) -> TcpStream {
+        within(TcpStream::connect(self.addresses.listen)).await.unwrap()
+    }
+
+    /// Waits until a new client is let in.
+    pub(super) async fn client_let_in(&self) {
+        let asked = async {
+            while self.client("node-token").subscribe(&[]).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(asked).await;
+    }
+
     fn tls(&self) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
         let mut roots = RootCertStore::empty();
         let root = fs::read(self.folder.path().join("ca/root-cert.pem")).unwrap();

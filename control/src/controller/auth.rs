@@ -1,5 +1,6 @@
 //! Who is calling: a caller shows a token, from a list or signed by the cluster, or a client certificate that the TLS
-//! layer has verified. What the caller may do is decided elsewhere. No token is ever part of a text.
+//! layer has verified and that counts for discovery only. What the caller may do is decided elsewhere. No token is ever
+//! part of a text.
 
 mod follow;
 mod jwks;

@@ -230,11 +230,13 @@ impl Client {
     }
 }
 
-async fn call(services: &Services, client: &Client, mut request: Request<Incoming>) -> Response<ReplyBody> {
+async fn call(services: &Services, client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
     if request.method() != Method::POST || !is_grpc(&request) {
         return Status::unimplemented("this server speaks gRPC only").into_http();
     }
-    if let Err(error) = services.authenticator.authenticate(request.headers(), client.identity.as_ref()) {
+    // A certificate counts for discovery only: with it one could be renewed for ever.
+    let peer = client.identity.as_ref().filter(|_| request.uri().path() == ads::PATH);
+    if let Err(error) = services.authenticator.authenticate(request.headers(), peer) {
         services.stats.refused.one(error.label());
         debug!(%error, "a call was refused");
         return Status::from(error).into_http();
@@ -252,7 +254,6 @@ async fn call(services: &Services, client: &Client, mut request: Request<Incomin
             response
         }
         path if path.starts_with(CERTIFICATES) => {
-            request.extensions_mut().insert(client.identity.clone());
             let served = services.certificates.clone().into_server().oneshot(request).await;
             served.map(|response| response.map(ReplyBody::Other)).unwrap_or_else(|never| match never {})
         }

@@ -58,7 +58,7 @@ async fn whoever_shows_no_credentials_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_node_gets_certificates_for_its_workloads_and_may_show_its_own_in_place_of_a_token() {
+async fn a_node_gets_certificates_for_its_workloads_by_its_token_and_what_it_got_counts_for_discovery_only() {
     let rig = Rig::start(&mesh(&["one"])).await;
     rig.ready().await;
     let key = KeyPair::generate().unwrap();
@@ -71,7 +71,7 @@ async fn a_node_gets_certificates_for_its_workloads_and_may_show_its_own_in_plac
     let mut stream = peer.subscribe(&[]).await.unwrap();
     assert_eq!(stream.next().await.0, ["one//Pod/a/one"]);
     let other = peer.certificate(&csr, "spiffe://cluster.local/ns/a/sa/sa-one").await.unwrap_err();
-    assert_eq!(other.code(), Code::PermissionDenied, "{other}");
+    assert_eq!(other.code(), Code::Unauthenticated, "{other}");
     let metrics = rig.health("/metrics").await;
     assert!(metrics.contains("halo_controller_certificates_issued_total 1"), "{metrics}");
     assert!(metrics.contains("halo_controller_subscribers{type=\"address\"} 1"), "{metrics}");

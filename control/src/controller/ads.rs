@@ -19,6 +19,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::codec::Codec;
@@ -64,8 +65,8 @@ impl Ads {
         Self { world, stats, places, closing }
     }
 
-    /// Begins a stream with a client's requests. `share` is its share of what its connection may have.
-    pub(crate) fn stream<B>(&self, requests: B, share: Option<OwnedSemaphorePermit>) -> AdsBody
+    /// Begins a stream with a client's requests.
+    pub(crate) fn stream<B>(&self, requests: B, terms: Terms) -> AdsBody
     where
         B: Body + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -84,7 +85,8 @@ impl Ads {
             sending: None,
             end: None,
             counted: vec![self.stats.streams.enter()],
-            share,
+            age: terms.ends.map(|ends| Box::pin(sleep_until(ends))),
+            share: terms.share,
         }
     }
 }
@@ -104,6 +106,15 @@ fn make(subscriber: &mut Subscriber, placed: bool) -> Option<Made> {
     Some(Made { kind, full, message: Message::new(push) })
 }
 
+/// What a stream may have of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Terms {
+    /// When it ends, whatever its client does.
+    pub(crate) ends: Option<Instant>,
+    /// Its share of what its connection may have.
+    pub(crate) share: Option<OwnedSemaphorePermit>,
+}
+
 /// One stream's responses.
 pub(crate) struct AdsBody {
     requests: Streaming<DeltaDiscoveryRequest>,
@@ -119,6 +130,7 @@ pub(crate) struct AdsBody {
     end: Option<(Status, bool)>,
     /// What this stream counts as.
     counted: Vec<Counted>,
+    age: Option<Pin<Box<Sleep>>>,
     /// Given back when the stream ends.
     share: Option<OwnedSemaphorePermit>,
 }
@@ -246,6 +258,15 @@ impl AdsBody {
         }
         if let Poll::Ready(Some(true) | None) = Pin::new(&mut self.closing).poll_next(context) {
             self.finish(Loss::Shutdown, Status::unavailable("the control plane is shutting down"));
+            return Poll::Ready(());
+        }
+        if let Some(age) = &mut self.age
+            && age.as_mut().poll(context).is_ready()
+        {
+            self.finish(
+                Loss::Age,
+                Status::unavailable("the stream or its credentials are too old; connect again"),
+            );
             return Poll::Ready(());
         }
         Poll::Pending

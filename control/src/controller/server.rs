@@ -9,9 +9,9 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use halo_core::id::Identity;
+use aws_lc_rs::rand;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -22,14 +22,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use super::ads::{self, Ads};
-use super::auth::Authenticator;
+use super::ads::{self, Ads, Terms};
+use super::auth::{Authenticator, Peer};
 use super::certificates::CertificateService;
 use super::stats::Stats;
 use body::ReplyBody;
@@ -45,6 +45,11 @@ const NEWCOMERS_OF_ADDRESS_MAX: usize = 64;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may be without having made one authenticated call.
 const FIRST_CALL_MAX: Duration = Duration::from_secs(30);
+/// How long a connection lasts, a quarter more or less, so that those that began together do not end together. Whoever
+/// comes back shows credentials anew.
+const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long a connection's calls may take to end once it has reached its age.
+const LEAVE_MAX: Duration = Duration::from_secs(60);
 /// Pause after a failed accept, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// A client that has sent nothing for so long is asked for a sign of life,
@@ -151,8 +156,8 @@ async fn serve_client(
     };
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(<[_]>::first);
-    let identity = certificate.and_then(tls::identity);
-    serve_calls(stream, Client::new(identity, newcomer), services, closing).await;
+    let peer = certificate.and_then(tls::peer);
+    serve_calls(stream, Client::new(peer, newcomer), services, closing).await;
 }
 
 /// Serves one connection's calls.
@@ -182,7 +187,8 @@ async fn serve_calls<S>(
         .keep_alive_timeout(KEEPALIVE_MAX);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), handle));
     let mut first_call = pin!(sleep(FIRST_CALL_MAX));
-    let (mut waits, mut open) = (true, true);
+    let mut end = pin!(sleep_until(client.ends));
+    let (mut waits, mut open, mut young) = (true, true, true);
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -197,6 +203,14 @@ async fn serve_calls<S>(
                     return debug!("a connection made no call that was let in, and is closed");
                 }
             }
+            () = end.as_mut() => {
+                if !young {
+                    return debug!("a connection has not ended by itself, and is cut off");
+                }
+                young = false;
+                end.as_mut().reset(Instant::now() + LEAVE_MAX);
+                connection.as_mut().graceful_shutdown();
+            }
             _ = closing.wait_for(|closing| *closing), if open => {
                 open = false;
                 connection.as_mut().graceful_shutdown();
@@ -208,7 +222,9 @@ async fn serve_calls<S>(
 /// The other end of a connection.
 struct Client {
     /// What its certificate says.
-    identity: Option<Identity>,
+    peer: Option<Peer>,
+    /// When the connection ends, whatever happens on it.
+    ends: Instant,
     /// Until one of its calls is let in.
     newcomer: Mutex<Option<Newcomer>>,
     /// Shares of discovery streams.
@@ -216,9 +232,12 @@ struct Client {
 }
 
 impl Client {
-    fn new(identity: Option<Identity>, newcomer: Newcomer) -> Self {
+    fn new(peer: Option<Peer>, newcomer: Newcomer) -> Self {
+        let age_max = age_max();
+        let life = peer.as_ref().map_or(age_max, |peer| left(peer.not_after));
+        let ends = Instant::now() + life.min(age_max);
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Self { identity, newcomer: Mutex::new(Some(newcomer)), streams }
+        Self { peer, ends, newcomer: Mutex::new(Some(newcomer)), streams }
     }
 
     fn is_newcomer(&self) -> bool {
@@ -235,12 +254,15 @@ async fn call(services: &Services, client: &Client, request: Request<Incoming>) 
         return Status::unimplemented("this server speaks gRPC only").into_http();
     }
     // A certificate counts for discovery only: with it one could be renewed for ever.
-    let peer = client.identity.as_ref().filter(|_| request.uri().path() == ads::PATH);
-    if let Err(error) = services.authenticator.authenticate(request.headers(), peer) {
-        services.stats.refused.one(error.label());
-        debug!(%error, "a call was refused");
-        return Status::from(error).into_http();
-    }
+    let peer = client.peer.as_ref().filter(|_| request.uri().path() == ads::PATH);
+    let caller = match services.authenticator.authenticate(request.headers(), peer) {
+        Ok(caller) => caller,
+        Err(error) => {
+            services.stats.refused.one(error.label());
+            debug!(%error, "a call was refused");
+            return Status::from(error).into_http();
+        }
+    };
     client.let_in();
     match request.uri().path() {
         ads::PATH => {
@@ -248,7 +270,10 @@ async fn call(services: &Services, client: &Client, request: Request<Incoming>) 
                 let reason = format!("a connection may have {STREAMS_MAX} discovery streams at once");
                 return Status::resource_exhausted(reason).into_http();
             };
-            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body(), Some(share))));
+            let expires =
+                caller.expires.map_or(client.ends, |expires| Instant::now() + left(expires).min(AGE_MAX * 2));
+            let terms = Terms { ends: Some(expires.min(client.ends)), share: Some(share) };
+            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body(), terms)));
             let mut response = Response::new(body);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
@@ -259,6 +284,19 @@ async fn call(services: &Services, client: &Client, request: Request<Incoming>) 
         }
         other => Status::unimplemented(format!("this control plane does not serve {other}")).into_http(),
     }
+}
+
+/// How long a connection may last.
+fn age_max() -> Duration {
+    let mut random = [0; 2];
+    // Without randomness connections end when they began.
+    let _ = rand::fill(&mut random);
+    AGE_MAX * 3 / 4 + AGE_MAX / 2 * u32::from(u16::from_be_bytes(random)) / (u32::from(u16::MAX) + 1)
+}
+
+/// How long it is until then.
+fn left(then: SystemTime) -> Duration {
+    then.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {

@@ -64,11 +64,20 @@ pub(crate) enum Loss {
     Shutdown,
     /// The control plane failed.
     Defect,
+    /// The stream, or its credentials, reached their age.
+    Age,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Violation, Self::Unreadable, Self::Transport, Self::TooLong, Self::Shutdown, Self::Defect];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Violation,
+        Self::Unreadable,
+        Self::Transport,
+        Self::TooLong,
+        Self::Shutdown,
+        Self::Defect,
+        Self::Age,
+    ];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -78,6 +87,7 @@ impl Loss {
             Self::TooLong => "too_long",
             Self::Shutdown => "shutdown",
             Self::Defect => "defect",
+            Self::Age => "age",
         }
     }
 }

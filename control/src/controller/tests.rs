@@ -156,6 +156,24 @@ async fn whoever_shows_nothing_takes_few_places_and_leaves_them_once_let_in() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_with_the_certificate_that_let_it_in() {
+    let rig = Rig::start(&mesh(&["one"])).await;
+    rig.ready().await;
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let mut node = rig.client("node-token");
+    let asked = node.certificate_for(&csr, "spiffe://cluster.local/ns/a/sa/sa-one", 3);
+    let chain = asked.await.unwrap();
+    let mut stream = rig.client_with(&chain[0], &key).subscribe(&[]).await.unwrap();
+    assert_eq!(stream.next().await.0, ["one//Pod/a/one"]);
+    let end = stream.end().await;
+    assert_eq!(end.code(), Code::Unavailable, "{end}");
+    let metrics = rig.health("/metrics").await;
+    assert!(metrics.contains("halo_controller_streams_lost_total{reason=\"age\"} 1"), "{metrics}");
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn shutting_down_ends_streams_and_says_so() {
     let rig = Rig::start(&mesh(&["one"])).await;
     let mut stream = rig.client("node-token").subscribe(&[]).await.unwrap();

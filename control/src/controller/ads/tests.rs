@@ -26,8 +26,10 @@ fn frame(request: &DeltaDiscoveryRequest) -> Frame<Bytes> {
 impl Client {
     async fn new(ads: &Ads, subscribe: &[&str]) -> Self {
         let (requests, queue) = mpsc::channel(4);
-        let client =
-            Self { requests, body: Box::pin(ads.stream(StreamBody::new(ReceiverStream::new(queue)), None)) };
+        let client = Self {
+            requests,
+            body: Box::pin(ads.stream(StreamBody::new(ReceiverStream::new(queue)), Terms::default())),
+        };
         client.send(&request(subscribe, &[])).await;
         client
     }
@@ -35,7 +37,7 @@ impl Client {
     /// A client of everything that comes back with so many names that are gone.
     async fn laden(ads: &Ads, names: usize) -> Self {
         let (requests, queue) = mpsc::channel(4);
-        let body = Box::pin(ads.stream(StreamBody::new(ReceiverStream::new(queue)), None));
+        let body = Box::pin(ads.stream(StreamBody::new(ReceiverStream::new(queue)), Terms::default()));
         let client = Self { requests, body };
         let held = (0..names).map(|number| (format!("gone{number}"), "1".to_owned())).collect();
         let first = DeltaDiscoveryRequest { initial_resource_versions: held, ..request(&[], &[]) };
@@ -234,7 +236,7 @@ async fn a_place_that_is_given_to_a_stream_that_nobody_polls_is_given_on() {
 async fn a_request_that_is_no_message_ends_the_stream_with_its_reason() {
     let (_world, _close, ads) = ads(1);
     let (requests, queue) = mpsc::channel(4);
-    let body = ads.stream(StreamBody::new(ReceiverStream::new(queue)), None);
+    let body = ads.stream(StreamBody::new(ReceiverStream::new(queue)), Terms::default());
     let mut client = Client { requests, body: Box::pin(body) };
     // Field 2 of two bytes that are no UTF-8.
     let broken = Bytes::from_static(&[0, 0, 0, 0, 4, 0x12, 2, 0xff, 0xfe]);

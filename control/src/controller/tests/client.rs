@@ -195,11 +195,21 @@ impl Client {
 
     /// Asks for a certificate on behalf of an identity.
     pub(super) async fn certificate(&mut self, csr: &str, identity: &str) -> Result<Vec<String>, Status> {
+        self.certificate_for(csr, identity, 3600).await
+    }
+
+    /// The same for so many seconds.
+    pub(super) async fn certificate_for(
+        &mut self,
+        csr: &str,
+        identity: &str,
+        seconds: i64,
+    ) -> Result<Vec<String>, Status> {
         let value = prost_types::Value { kind: Some(Kind::StringValue(identity.into())) };
         let fields = [("ImpersonatedIdentity".to_owned(), value)].into();
         let request = IstioCertificateRequest {
             csr: csr.into(),
-            validity_duration: 3600,
+            validity_duration: seconds,
             metadata: Some(prost_types::Struct { fields }),
         };
         let mut client = IstioCertificateServiceClient::new(self.channel.clone());

@@ -24,6 +24,8 @@ use subscription::Subscription;
 pub(crate) const KEYS_MAX: usize = 1 << 16;
 /// Bytes of one key.
 pub(crate) const KEY_LEN_MAX: usize = 1024;
+/// Names that a client holds which are compared on the spot.
+const HELD_COSTLY: usize = 10_000;
 /// Types without resources that wait for their empty answer.
 const UNKNOWN_MAX: usize = 16;
 /// Metadata that names the node a client runs on.
@@ -166,14 +168,33 @@ impl Subscriber {
         self.edition = edition;
     }
 
-    /// Whether the next response of some type carries everything, which is worth a place in a queue.
+    /// Whether there is a mesh to answer from.
+    pub(crate) fn is_known(&self) -> bool {
+        self.edition.is_known()
+    }
+
+    /// Whether a client's report of what it holds is kept for its first response.
+    pub(crate) fn is_laden(&self) -> bool {
+        self.subscriptions.iter().flatten().any(|subscription| subscription.held() > 0)
+    }
+
+    /// Whether the next response takes long to make: a client holds much, and all of it is compared.
+    pub(crate) fn is_costly(&self, everything: bool) -> bool {
+        let costly = |subscription: &Subscription| {
+            subscription.held() > HELD_COSTLY && (everything || !subscription.wants_everything())
+        };
+        self.edition.is_known() && self.subscriptions.iter().flatten().any(costly)
+    }
+
+    /// Whether the next response of some type carries everything, or what of it a client does not hold, which is worth
+    /// a place in a queue.
     pub(crate) fn wants_everything(&self) -> bool {
         let mut subscriptions = self.subscriptions.iter().flatten();
         self.edition.is_known() && subscriptions.any(Subscription::wants_everything)
     }
 
-    /// The next response, if one is due.
-    pub(crate) fn poll_response(&mut self) -> Option<Push> {
+    /// The next response, if one is due. Types of which everything is wanted are passed over unless `everything`.
+    pub(crate) fn poll_response(&mut self, everything: bool) -> Option<Push> {
         if let Some(type_url) = self.unknown.pop() {
             let nonce = self.next_nonce();
             return Some(Push {
@@ -188,8 +209,9 @@ impl Subscriber {
         }
         let nonce = self.next_nonce();
         let node = self.client.as_ref().and_then(|client| client.node.as_deref());
-        let mut subscriptions = self.subscriptions.iter_mut().flatten();
-        let push = subscriptions.find_map(|subscription| subscription.poll(&self.edition, node, &nonce));
+        let subscriptions = self.subscriptions.iter_mut().flatten();
+        let mut allowed = subscriptions.filter(|subscription| everything || !subscription.wants_everything());
+        let push = allowed.find_map(|subscription| subscription.poll(&self.edition, node, &nonce));
         if push.is_none() {
             self.responses -= 1;
         }

@@ -96,5 +96,5 @@ fn caller(entry: &Entry) -> Result<Caller, &'static str> {
         return Err("its node is not a name of lower case letters, digits, dashes and dots");
     }
     let node = entry.node.as_deref().map(Into::into);
-    Ok(Caller { namespace: namespace.into(), service_account: name.into(), node, pod: None })
+    Ok(Caller { namespace: namespace.into(), service_account: name.into(), node, pod: None, expires: None })
 }

@@ -2,9 +2,8 @@
 //! certificate says.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use halo_core::id::Identity;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -16,6 +15,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::ca::{CaError, EmbeddedCa};
+use crate::controller::auth::Peer;
 
 /// Life of a serving certificate.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -111,8 +111,8 @@ impl ResolvesServerCert for ServingCertificate {
     }
 }
 
-/// The workload identity of a verified certificate; `None` if it carries none.
-pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
+/// Whose a verified certificate is; `None` if it carries no workload's identity.
+pub(crate) fn peer(certificate: &CertificateDer<'_>) -> Option<Peer> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
     let mut uris = names.value.general_names.iter().filter_map(|name| match name {
@@ -121,5 +121,8 @@ pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     });
     // A SPIFFE certificate has exactly one URI (X.509-SVID, section 2).
     let uri = uris.next()?;
-    uris.next().is_none().then(|| uri.parse().ok()).flatten()
+    let identity = uris.next().is_none().then(|| uri.parse().ok()).flatten()?;
+    let not_after_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    let not_after = UNIX_EPOCH.checked_add(Duration::from_secs(not_after_s))?;
+    Some(Peer { identity, not_after })
 }

@@ -140,12 +140,15 @@ impl Subscription {
     }
 
     pub(super) fn wants_everything(&self) -> bool {
-        let anew = match &self.state {
-            State::New(held) => held.is_empty(),
-            State::Widened(_) => true,
-            State::Sent(_) => false,
-        };
-        self.wildcard && anew && self.waiting.is_none()
+        self.wildcard && !matches!(self.state, State::Sent(_)) && self.waiting.is_none()
+    }
+
+    /// How many names the client reported that are not compared yet.
+    pub(super) fn held(&self) -> usize {
+        match &self.state {
+            State::New(held) => held.len(),
+            State::Widened(_) | State::Sent(_) => 0,
+        }
     }
 
     /// The response that brings the client to an edition, if one is due.

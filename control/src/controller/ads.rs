@@ -325,6 +325,15 @@ impl AdsBody {
     }
 }
 
+impl Drop for AdsBody {
+    /// Whoever is let go of before the end was lost by the transport.
+    fn drop(&mut self) {
+        if self.end.is_none() {
+            self.ads.stats.lost(Loss::Transport).one();
+        }
+    }
+}
+
 /// The end of a stream.
 fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();

@@ -103,8 +103,10 @@ pub enum CredentialsError {
         /// The operating system's words.
         error: std::io::Error,
     },
-    /// It holds secrets and everyone can read it.
-    #[error("{path}: readable by everyone (mode {mode:04o}), and it holds tokens; run: chmod 600 {path}")]
+    /// It holds secrets and is not for its owner alone.
+    #[error(
+        "{path}: readable by others than its owner (mode {mode:04o}), and it holds tokens; run: chmod 600 {path}"
+    )]
     Exposed {
         /// The file.
         path: String,

@@ -24,6 +24,10 @@ use subscription::Subscription;
 pub(crate) const KEYS_MAX: usize = 1 << 16;
 /// Bytes of one key.
 pub(crate) const KEY_LEN_MAX: usize = 1024;
+/// Bytes of the id of a client's node.
+const NODE_ID_LEN_MAX: usize = 1024;
+/// Bytes of the name of a Kubernetes node (RFC 1123 subdomain).
+const NODE_NAME_LEN_MAX: usize = 253;
 /// Names that a client holds which are compared on the spot.
 const HELD_COSTLY: usize = 10_000;
 /// Types without resources that wait for their empty answer.
@@ -54,6 +58,12 @@ pub(crate) enum Violation {
     /// Nobody knows whom to answer.
     #[error("the first request of a stream must name its node")]
     NodeMissing,
+    /// It would be part of every line that is logged.
+    #[error("the node's id has {0} bytes, more than {NODE_ID_LEN_MAX}")]
+    NodeIdTooLong(usize),
+    /// No node has such a name.
+    #[error("the node's name in its metadata has {0} bytes, more than {NODE_NAME_LEN_MAX}")]
+    NodeNameTooLong(usize),
     /// Too many keys.
     #[error("a stream may subscribe to {KEYS_MAX} keys of a type; subscribe to `*` instead")]
     KeysTooMany,
@@ -106,7 +116,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn of(node: Node) -> Self {
+    fn of(node: Node) -> Result<Self, Violation> {
         let name = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(NODE_NAME));
         let name = name.and_then(|value| match &value.kind {
             Some(prost_types::value::Kind::StringValue(name)) if !name.is_empty() => {
@@ -114,7 +124,12 @@ impl Client {
             }
             _ => None,
         });
-        Self { id: node.id, node: name }
+        let name_len = name.as_ref().map_or(0, |name: &Arc<str>| name.len());
+        match (node.id.len(), name_len) {
+            (len, _) if len > NODE_ID_LEN_MAX => Err(Violation::NodeIdTooLong(len)),
+            (_, len) if len > NODE_NAME_LEN_MAX => Err(Violation::NodeNameTooLong(len)),
+            _ => Ok(Self { id: node.id, node: name }),
+        }
     }
 }
 
@@ -133,12 +148,14 @@ impl Subscriber {
     pub(crate) fn handle_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Event, Violation> {
         if self.client.is_none() {
             let node = request.node.take().filter(|node| !node.id.is_empty());
-            self.client = Some(Client::of(node.ok_or(Violation::NodeMissing)?));
+            self.client = Some(Client::of(node.ok_or(Violation::NodeMissing)?)?);
         }
-        let names = request.resource_names_subscribe.iter().chain(request.initial_resource_versions.keys());
-        if let Some(long) = names.map(String::len).find(|len| *len > KEY_LEN_MAX) {
+        let mut lens = request.resource_names_subscribe.iter().map(String::len);
+        if let Some(long) = lens.find(|len| *len > KEY_LEN_MAX) {
             return Err(Violation::KeyTooLong(long));
         }
+        // Another control plane may have had resources of such names; this one has none.
+        request.initial_resource_versions.retain(|name, _| name.len() <= KEY_LEN_MAX);
         let Some(kind) = ResourceType::of(&request.type_url) else {
             return self.handle_unknown(request);
         };

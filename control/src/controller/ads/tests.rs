@@ -118,6 +118,7 @@ async fn a_thousand_subscribers_share_the_bytes_of_everything_and_of_a_change() 
     let stats = ads.stats.of(ResourceType::Address);
     assert_eq!((stats.subscribers.value(), stats.pushes.total()), (1000, 2000));
     drop(clients);
+    assert_eq!(ads.stats.lost(Loss::Transport).total(), SUBSCRIBERS as u64);
     assert_eq!((stats.subscribers.value(), ads.stats.streams.value()), (0, 0));
 }
 

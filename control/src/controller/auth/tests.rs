@@ -159,10 +159,10 @@ async fn a_wrong_list_is_refused_by_its_place_and_without_its_tokens() {
 }
 
 #[tokio::test]
-async fn a_list_that_everyone_can_read_is_refused_with_the_remedy() {
+async fn a_list_that_is_not_for_its_owner_alone_is_refused_with_the_remedy() {
     let bench = Bench::tokens(LIST).unwrap();
     let path = bench.folder.path().join("tokens.yaml");
-    for (mode, refused) in [(0o600, false), (0o640, false), (0o604, true), (0o644, true)] {
+    for (mode, refused) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true), (0o644, true)] {
         fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         let told = Authenticator::new(Credentials::Tokens(path.clone())).err().map(|error| error.to_string());
         assert_eq!(told.is_some(), refused, "{told:?}");

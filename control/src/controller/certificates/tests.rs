@@ -300,3 +300,19 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn an_identity_that_would_break_a_line_is_refused_and_names_make_no_lines_of_their_own() {
+    let service = service();
+    for name in ["a\nb", "a b", "\u{1b}[31m", "ü"] {
+        let identity = format!("spiffe://cluster.local/ns/shop/sa/{name}");
+        let status = ask(&service, "node-token", &request(0, impersonating(&identity))).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(!status.message().contains(name), "{status}");
+    }
+    let refused = |name: &str| Refusal::NotOnNode {
+        node: "node-1".into(),
+        identity: Identity::new("cluster.local", "shop", name),
+    };
+    assert_eq!(refused("one").key(), refused("two").key());
+}

@@ -286,6 +286,34 @@ fn a_stock_client_that_comes_back_on_demand_is_told_of_what_it_holds() {
 }
 
 #[test]
+fn what_a_client_comes_back_with_counts_neither_as_keys_nor_for_its_length() {
+    let mut bench = Bench::new(shop());
+    let long = "n".repeat(KEY_LEN_MAX + 1);
+    let names: Vec<_> = (0..=KEYS_MAX).map(|number| format!("a/{number}")).collect();
+    let mut held: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    held.push((&long, "1"));
+    bench.take(holding(request(&["*"], &["*"]), &held));
+    assert_eq!(bench.next().1.len(), names.len());
+    bench.take(request(&[ONE], &[]));
+    assert_eq!(bench.next(), (texts(&[ONE]), texts(&[])));
+}
+
+#[test]
+fn many_keys_and_many_endpoints_of_a_range_are_judged_in_time() {
+    const MANY: usize = 20_000;
+    let mut edits = vec![service("s", &[], &["10.9.0.0/16"])];
+    edits.extend((0..MANY).map(|number| workload(&format!("w{number}"), "10.0.0.1", "n", &["s"])));
+    let mut bench = Bench::new(edits);
+    let keys: Vec<_> = (0..MANY).map(|number| format!("/10.9.{}.{}", number / 256, number % 256)).collect();
+    bench.take(request(&["*"], &["*"]));
+    bench.next();
+    bench.take(request(&["/10.9.0.0"], &[]));
+    assert_eq!(bench.next().0.len(), MANY + 1);
+    bench.take(request(&keys.iter().map(String::as_str).collect::<Vec<_>>(), &[]));
+    assert_eq!(bench.next(), (texts(&["a/s"]), texts(&[])));
+}
+
+#[test]
 fn turning_to_everything_and_back_is_followed() {
     let mut bench = Bench::new(shop());
     bench.take(request(&[LONE], &[]));
@@ -335,6 +363,11 @@ fn nonsense_ends_the_stream_with_its_reason() {
     let fresh = || Subscriber::new(world.edition());
     let nameless = DeltaDiscoveryRequest { node: None, ..request(&[], &[]) };
     assert_eq!(fresh().handle_request(nameless), Err(Violation::NodeMissing));
+    let mut named = request(&[], &[]);
+    named.node.as_mut().unwrap().id = "i".repeat(NODE_ID_LEN_MAX + 1);
+    assert_eq!(fresh().handle_request(named), Err(Violation::NodeIdTooLong(NODE_ID_LEN_MAX + 1)));
+    let named = on_node(request(&[], &[]), &"n".repeat(NODE_NAME_LEN_MAX + 1));
+    assert_eq!(fresh().handle_request(named), Err(Violation::NodeNameTooLong(NODE_NAME_LEN_MAX + 1)));
     let long = "k".repeat(KEY_LEN_MAX + 1);
     assert_eq!(fresh().handle_request(request(&[&long], &[])), Err(Violation::KeyTooLong(long.len())));
     let keys: Vec<_> = (0..=KEYS_MAX).map(|number| format!("a/{number}")).collect();

@@ -258,7 +258,10 @@ fn names_that_nobody_can_subscribe_to_are_refused_with_their_line() {
 
 #[test]
 fn workloads_share_the_texts_that_they_have_in_common() {
-    let state = parse("workloads:\n- {uid: a, namespace: n, node: x, services: {n/h: {80: 80}}}\n- {uid: b, namespace: n, node: x, services: {n/h: {80: 80}}}\n").unwrap();
+    let entry = |uid| {
+        format!("- {{uid: {uid}, namespace: n, node: x, workloadIps: [], services: {{n/h: {{80: 80}}}}}}\n")
+    };
+    let state = parse(&format!("workloads:\n{}{}", entry("a"), entry("b"))).unwrap();
     let (a, b) = (&state.workloads["a"], &state.workloads["b"]);
     assert!(Arc::ptr_eq(&a.node, &b.node) && Arc::ptr_eq(&a.trust_domain, &b.trust_domain));
     let hostname = |workload: &Workload| workload.services.keys().next().unwrap().hostname.clone();

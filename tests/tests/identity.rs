@@ -8,12 +8,12 @@ use halo::lab::client::Server;
 use halo::lab::mesh::{Action, Policy, spiffe_id};
 use halo::lab::node::NodeOptions;
 use halo::lab::topology::NodePlan;
-use halo_tests::certs::{Leaf, Root};
+use halo_tests::certs::{self, Leaf, Root};
+use halo_tests::pair::{HTTP, Pair, RAW, await_answered};
 use halo_tests::socket::{self, End};
 use halo_tests::{Rig, hbone, requests};
 use http::Method;
 
-const HTTP: u16 = 8080;
 const HBONE: u16 = 15008;
 const SHOP: usize = 1;
 
@@ -56,6 +56,38 @@ fn unproven_clients_are_refused_by_reason_and_a_proven_one_is_answered() {
     let elsewhere = Root::of(&rig.ca()).unwrap().issue("spiffe://elsewhere.example/ns/demo/sa/web").unwrap();
     refused_and_counted(&rig, Some(&elsewhere), "closed_peer_trust_domain");
     assert_eq!(knock(&rig, Some(&valid(&rig))), Ok(200));
+}
+
+#[test]
+fn revoked_certificate_is_cut_where_it_is_open_and_refused_where_it_is_new() {
+    let plan = [NodePlan::new("node-a", &["web", "stranger"]), NodePlan::new("node-b", &["shop", "peer"])];
+    let mut rig = Rig::build(&plan, NodeOptions::default());
+    let list = rig.lab.dir().join("crl.pem");
+    std::fs::write(&list, "").unwrap();
+    rig.options.environment.push(("CRL_PATH".into(), list.display().to_string()));
+    rig.start();
+    rig.enrol(&["web", "shop"]);
+    let _server = Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap();
+    let listener = socket::listen(rig.netns("shop"), RAW);
+    let pair = Pair::open(&rig, "web", "shop", &listener);
+    let web = rig.dump(0).all["certificates"][0]["certChain"][0]["serialNumber"].clone();
+    let root = Root::of(&rig.ca()).unwrap();
+    let revoked = root.revoke(&[certs::serial(web.as_str().unwrap())]).unwrap();
+    std::fs::write(&list, revoked).unwrap();
+    assert_eq!(pair.ends(), (End::Reset, End::Reset));
+    rig.await_counted(SHOP, "closed_cert_revoked", 0);
+    assert!(requests::one(rig.netns("web"), rig.address("shop", HTTP)).is_err());
+    assert_eq!(knock(&rig, Some(&valid(&rig))), Ok(200));
+    // A list that is broken changes nothing, and one without entries takes everybody back.
+    std::fs::write(&list, "-----BEGIN X509 CRL-----\nnonsense\n-----END X509 CRL-----\n").unwrap();
+    halo::lab::process::wait_for("the broken list being told", halo_tests::rig::SOON, || {
+        let log = rig.proxies[SHOP].process.log_tail(50);
+        if log.contains("crl.pem") && log.contains("stays in force") { Ok(()) } else { Err(log) }
+    })
+    .unwrap();
+    assert!(requests::one(rig.netns("web"), rig.address("shop", HTTP)).is_err());
+    std::fs::write(&list, root.revoke(&[]).unwrap()).unwrap();
+    await_answered(&rig, "web", "shop");
 }
 
 #[test]

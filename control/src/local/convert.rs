@@ -7,14 +7,17 @@ use halo_core::service::{
     BalanceMode, CidrVip, HealthPolicy, IpFamilies, LoadBalancer, Scope as BalanceScope, Service, ServiceKey,
     Visibility, WeightedWaypoint,
 };
-use halo_core::workload::{Gateway, Health, Locality, NetworkMode, Protocol, Workload};
+use halo_core::workload::{
+    ApplicationProtocol, ApplicationTunnel, Gateway, Health, Locality, NetworkMode, Protocol, Workload,
+};
 use ipnet::IpNet;
 use serde_saphyr::Spanned;
 
 use super::raw::{
-    RawAction, RawEndpoint, RawFile, RawGateway, RawHealth, RawHealthPolicy, RawIpFamilies, RawLoadBalancer,
-    RawMatch, RawMode, RawNetworkMode, RawPolicy, RawPolicyScope, RawProtocol, RawScope, RawService,
-    RawServiceAccount, RawStringMatch, RawVisibility, RawWorkload, Text,
+    RawAction, RawApplicationProtocol, RawApplicationTunnel, RawEndpoint, RawFile, RawGateway, RawHealth,
+    RawHealthPolicy, RawIpFamilies, RawLoadBalancer, RawMatch, RawMode, RawNetworkMode, RawPolicy,
+    RawPolicyScope, RawProtocol, RawScope, RawService, RawServiceAccount, RawStringMatch, RawVisibility,
+    RawWorkload, Text,
 };
 use super::{Defaults, LocalError, LocalState, SERVICE_ACCOUNT};
 
@@ -91,7 +94,7 @@ fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
         workload_name: raw.workload_name.into(),
         native_tunnel: raw.native_tunnel,
         // The file admits no tunnel but the one that changes nothing.
-        application_tunnel: None,
+        application_tunnel: raw.application_tunnel.map(application_tunnel),
         authorization_policies: texts(raw.authorization_policies),
         health: match raw.status {
             RawHealth::Healthy => Health::Healthy,
@@ -124,6 +127,16 @@ fn uid(raw: &RawWorkload, defaults: &Defaults) -> Arc<str> {
 
 fn or(text: String, default: &str) -> Arc<str> {
     if text.is_empty() { default.into() } else { text.into() }
+}
+
+fn application_tunnel(raw: RawApplicationTunnel) -> ApplicationTunnel {
+    ApplicationTunnel {
+        protocol: match raw.protocol {
+            RawApplicationProtocol::None => ApplicationProtocol::None,
+            RawApplicationProtocol::Proxy => ApplicationProtocol::Proxy,
+        },
+        port: raw.port.filter(|port| *port != 0),
+    }
 }
 
 fn gateway(raw: RawGateway) -> Gateway {

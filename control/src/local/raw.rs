@@ -97,9 +97,8 @@ pub(super) struct RawWorkload {
     pub(super) node: String,
     #[serde(default)]
     pub(super) native_tunnel: bool,
-    #[expect(dead_code, reason = "the only value that is accepted says that there is no tunnel")]
     #[serde(default)]
-    application_tunnel: Option<RawApplicationTunnel>,
+    pub(super) application_tunnel: Option<RawApplicationTunnel>,
     #[serde(default)]
     pub(super) authorization_policies: Vec<String>,
     #[serde(default)]
@@ -155,18 +154,17 @@ pub(super) struct RawGateway {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawApplicationTunnel {
-    #[expect(dead_code, reason = "it has one value")]
-    protocol: RawTunnelProtocol,
-    #[expect(dead_code, reason = "without a tunnel the port means nothing")]
+    pub(super) protocol: RawApplicationProtocol,
     #[serde(default)]
-    port: Option<u16>,
+    pub(super) port: Option<u16>,
 }
 
-/// PROXY is not listed: this build cannot send it, and silence would reach the application without its header.
-#[derive(Debug, Deserialize)]
-enum RawTunnelProtocol {
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) enum RawApplicationProtocol {
     #[serde(rename = "NONE")]
     None,
+    #[serde(rename = "PROXY")]
+    Proxy,
 }
 
 #[derive(Debug, Deserialize)]

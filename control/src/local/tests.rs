@@ -145,10 +145,10 @@ const WRONG: &[(&str, u64, &str, &str)] = &[
         "network/ip",
     ),
     (
-        "workloads:\n- namespace: a\n  workloadIps: []\n  applicationTunnel: {protocol: PROXY}",
+        "workloads:\n- namespace: a\n  workloadIps: []\n  applicationTunnel: {protocol: SOCKS}",
         4,
         "workloads[0].applicationTunnel.protocol",
-        "PROXY",
+        "SOCKS",
     ),
     (
         "workloads:\n- {uid: u, namespace: a, workloadIps: []}\n- {uid: u, namespace: a, workloadIps: []}",

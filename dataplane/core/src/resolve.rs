@@ -16,7 +16,7 @@ use crate::net::{HBONE_PORT, is_own_port};
 use crate::outcome::Reason;
 use crate::service::{BalanceMode, Service, ServiceKey};
 use crate::snapshot::Snapshot;
-use crate::workload::{Gateway, GatewayDestination, Protocol, Workload};
+use crate::workload::{ApplicationTunnel, Gateway, GatewayDestination, Protocol, Workload};
 
 pub mod lookup;
 #[cfg(test)]
@@ -137,7 +137,7 @@ pub fn inbound_target(
 ) -> Result<SocketAddr, NoTarget> {
     let tunnel_destination = tunnel_destination.to_canonical();
     let authority = parse_authority(authority)?;
-    if local.application_tunnel.is_some() {
+    if local.application_tunnel.is_some_and(|tunnel| tunnel != ApplicationTunnel::default()) {
         return Err(Reason::Unsupported.into());
     }
     let port = match authority {

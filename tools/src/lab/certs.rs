@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use halo_control::ca::EmbeddedCa;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
 
 use super::{Doing, Result};
@@ -82,6 +83,30 @@ impl Root {
     /// As [`Root::issue`], with a life of its own.
     pub fn issue_for(&self, spiffe_id: &str, life: Duration) -> Result<Leaf> {
         self.sign(spiffe_id, life).map_err(io::Error::other).doing(format_args!("issue to {spiffe_id}"))
+    }
+
+    /// A list, PEM, that revokes the certificates with these serial numbers, big-endian bytes.
+    pub fn revoke(&self, serials: &[Vec<u8>]) -> Result<String> {
+        self.list(serials).map_err(io::Error::other).doing("make a revocation list")
+    }
+
+    fn list(&self, serials: &[Vec<u8>]) -> std::result::Result<String, rcgen::Error> {
+        let now = SystemTime::now();
+        let revoked = |serial: &Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: now.into(),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (now - SLACK).into(),
+            next_update: (now + LIFE).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer)?.pem()
     }
 
     fn sign(&self, spiffe_id: &str, life: Duration) -> std::result::Result<Leaf, rcgen::Error> {

@@ -10,7 +10,8 @@ use halo_core::service::{
 };
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::{
-    Gateway, GatewayDestination, Health, NetworkMode, PortMap, Protocol, Workload, WorkloadType,
+    ApplicationProtocol, ApplicationTunnel, Gateway, GatewayDestination, Health, NetworkMode, PortMap,
+    Protocol, Workload, WorkloadType,
 };
 use serde_json::{Map, Value, json};
 
@@ -82,6 +83,7 @@ fn workload(workload: &Workload) -> Value {
     if workload.native_tunnel {
         out.always("nativeTunnel", true);
     }
+    out.option("applicationTunnel", workload.application_tunnel.as_ref().map(application_tunnel));
     out.list("authorizationPolicies", texts(&workload.authorization_policies));
     out.always("status", health(workload.health));
     out.always("clusterId", &*workload.cluster_id);
@@ -111,6 +113,17 @@ fn locality(workload: &Workload) -> Option<Value> {
     let place = &workload.locality;
     let set = !(place.region.is_empty() && place.zone.is_empty() && place.subzone.is_empty());
     set.then(|| json!({ "region": *place.region, "zone": *place.zone, "subzone": *place.subzone }))
+}
+
+fn application_tunnel(tunnel: &ApplicationTunnel) -> Value {
+    let protocol = match tunnel.protocol {
+        ApplicationProtocol::None => "NONE",
+        ApplicationProtocol::Proxy => "PROXY",
+    };
+    match tunnel.port {
+        Some(port) => json!({ "protocol": protocol, "port": port }),
+        None => json!({ "protocol": protocol }),
+    }
 }
 
 fn gateway(gateway: &Gateway) -> Value {

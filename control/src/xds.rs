@@ -9,7 +9,9 @@ mod client;
 mod demand;
 mod held;
 mod node;
+mod response;
 mod session;
+mod stream;
 
 use std::sync::Arc;
 

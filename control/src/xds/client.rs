@@ -3,33 +3,30 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use halo_core::demand::Question;
-use prost::Message;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::response::Response;
 use super::session::{KEYS_MAX, Push, Scope, Session};
+use super::stream::Stream;
 use super::{Received, XdsSetup, XdsStatus};
 use crate::edit::MeshEdit;
 use crate::grpc::Upstream;
 use crate::once::Told;
 use crate::pods::Pods;
-use crate::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::proto::discovery::DeltaDiscoveryRequest;
 use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use crate::publish::{Publisher, PublisherGone};
 
 #[cfg(test)]
 mod tests;
 
-/// Bytes of a response.
-const RESPONSE_MAX: usize = 200 << 20;
 /// Requests that wait for the connection.
 const REQUESTS_MAX: usize = 16;
 
@@ -132,9 +129,9 @@ impl Client {
     /// Connects and follows the stream to its end.
     async fn attempt(&mut self, upstream: &mut Upstream) -> Result<(), PublisherGone> {
         let connected = self.meanwhile(upstream.channel()).await?;
-        let mut request = Request::new(());
+        let mut metadata = MetadataMap::new();
         let ready = connected.and_then(|channel| {
-            upstream.authorize(request.metadata_mut())?;
+            upstream.authorize(&mut metadata)?;
             Ok(channel)
         });
         let channel = match ready {
@@ -148,26 +145,19 @@ impl Client {
         };
         self.session.connected();
         self.report_connected();
-        let mut calls =
-            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RESPONSE_MAX);
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-        let request = request.map(|()| ReceiverStream::new(queue));
-        let responses = Responses::Opening(Box::pin(calls.delta_aggregated_resources(request)));
-        let end = self.follow(requests, responses).await?;
+        let end = self.follow(requests, Stream::open(channel, metadata, queue)).await?;
         self.session.disconnected();
         self.settle(end);
         Ok(())
     }
 
     /// Sends and receives until the stream ends.
-    async fn follow<F>(
+    async fn follow(
         &mut self,
         requests: mpsc::Sender<DeltaDiscoveryRequest>,
-        mut responses: Responses<F>,
-    ) -> Result<End, PublisherGone>
-    where
-        F: Future<Output = Result<Response<Streaming<DeltaDiscoveryResponse>>, Status>>,
-    {
+        mut responses: Stream,
+    ) -> Result<End, PublisherGone> {
         let start = Instant::now();
         let mut waiting = None;
         let mut received = false;
@@ -233,8 +223,8 @@ impl Client {
     }
 
     /// Puts a response in force, as one generation.
-    async fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<(), PublisherGone> {
-        let bytes = response.encoded_len() as u64;
+    async fn take(&mut self, response: Response) -> Result<(), PublisherGone> {
+        let bytes = response.len as u64;
         let mut type_url = None;
         self.status.send_modify(|status| {
             let counters = &mut status.counters;
@@ -345,27 +335,6 @@ impl Client {
     fn tell(&mut self, what: &'static str, reason: &str) {
         if let Some(left_out) = self.told.now(reason, Instant::now()) {
             warn!(reason, left_out, "{what}");
-        }
-    }
-}
-
-/// The responses of a call. Servers may open it with their first response only.
-enum Responses<F> {
-    Opening(Pin<Box<F>>),
-    Open(Box<Streaming<DeltaDiscoveryResponse>>),
-}
-
-impl<F> Responses<F>
-where
-    F: Future<Output = Result<Response<Streaming<DeltaDiscoveryResponse>>, Status>>,
-{
-    /// The next response; `None` is the stream's end in order. May be dropped and called again.
-    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        loop {
-            match self {
-                Self::Opening(call) => *self = Self::Open(Box::new(call.as_mut().await?.into_inner())),
-                Self::Open(stream) => return stream.message().await,
-            }
         }
     }
 }

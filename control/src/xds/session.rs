@@ -8,12 +8,15 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use halo_core::demand::Question;
+use prost::Message;
 
 use super::demand::{Asked, Demands, Value};
 use super::held::{Held, Thing};
+use super::response::Response;
 use crate::edit::MeshEdit;
-use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+use crate::proto::discovery::{DeltaDiscoveryRequest, Node, Resource, Status};
 use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use crate::wire::{self, Address, Interner};
 
@@ -88,11 +91,12 @@ struct Subscription {
 
 impl Subscription {
     /// The names that a response takes away by not naming them.
-    fn unnamed(&mut self, response: &DeltaDiscoveryResponse) -> Vec<Arc<str>> {
+    fn unnamed(&mut self, response: &Response) -> Vec<Arc<str>> {
         if !std::mem::take(&mut self.whole) {
             return Vec::new();
         }
-        self.held.except(&response.resources.iter().map(|resource| resource.name.as_str()).collect())
+        let names: Vec<_> = response.names().collect();
+        self.held.except(&names.iter().map(String::as_str).collect())
     }
 }
 
@@ -242,18 +246,17 @@ impl Session {
     }
 
     /// Takes a response. The edits come into force before the next request is polled.
-    pub(crate) fn handle_response(&mut self, response: DeltaDiscoveryResponse) -> Push {
+    pub(crate) fn handle_response(&mut self, response: Response) -> Push {
         let mut push = Push::default();
         match response.type_url.as_str() {
             ADDRESS_TYPE => {
                 for name in self.addresses.unnamed(&response) {
                     self.remove_address(&name, &mut push.edits);
                 }
-                for resource in response.resources {
-                    let taken = self.take_address(&resource, &mut push.edits);
-                    push.note(resource.name, taken);
+                for bytes in response.resources {
+                    push.take(bytes, |resource, edits| self.take_address(resource, edits));
                 }
-                for name in response.removed_resources {
+                for name in response.removed {
                     self.remove_address(&name, &mut push.edits);
                 }
                 self.drop_unwanted(&mut push.edits);
@@ -263,12 +266,11 @@ impl Session {
                 for name in self.policies.unnamed(&response) {
                     push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
                 }
-                for resource in response.resources {
-                    let taken = self.take_policy(&resource, &mut push.edits);
-                    push.note(resource.name, taken);
+                for bytes in response.resources {
+                    push.take(bytes, |resource, edits| self.take_policy(resource, edits));
                 }
                 let held = &mut self.policies.held;
-                for text in response.removed_resources {
+                for text in response.removed {
                     let gone = held.meant(&text).and_then(|name| held.remove(&name));
                     push.edits.extend(gone.map(Thing::removal));
                 }
@@ -398,9 +400,17 @@ impl Session {
 }
 
 impl Push {
-    fn note(&mut self, name: String, taken: Result<(), String>) {
-        if let Err(reason) = taken {
-            self.rejected.push((name, reason));
+    /// Adds what a resource comes to. One that cannot be read has no name.
+    fn take(&mut self, bytes: Bytes, take: impl FnOnce(&Resource, &mut Vec<MeshEdit>) -> Result<(), String>) {
+        match Resource::decode(bytes) {
+            Ok(resource) => {
+                if let Err(reason) = take(&resource, &mut self.edits) {
+                    self.rejected.push((resource.name, reason));
+                }
+            }
+            Err(error) => {
+                self.rejected.push((String::new(), format!("the resource cannot be read: {error}")));
+            }
         }
     }
 }

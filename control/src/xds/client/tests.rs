@@ -11,7 +11,7 @@ use self::server::{Server, Stream};
 use super::*;
 use crate::grpc::{Roots, Token, UpstreamConfig};
 use crate::pods::PodView;
-use crate::proto::discovery::{Any, Node, Resource};
+use crate::proto::discovery::{Any, DeltaDiscoveryResponse, Node, Resource};
 use crate::testing::{DEADLINE, FakeShards, publisher};
 use crate::wire;
 

@@ -8,7 +8,7 @@ use halo_core::workload::{Gateway, GatewayDestination, Workload};
 
 use self::script::play;
 use super::*;
-use crate::proto::discovery::Any;
+use crate::proto::discovery::{Any, DeltaDiscoveryResponse};
 
 fn address(text: &str) -> NetworkAddress {
     let (network, ip) = text.split_once('/').unwrap();
@@ -554,11 +554,16 @@ fn a_nack_names_a_bounded_number_of_resources() {
     let mut session = Session::new(Node::default(), "c1".into(), Scope::Wildcard);
     session.connected();
     let _ = (session.poll_request(), session.poll_request());
-    session.handle_response(DeltaDiscoveryResponse {
-        type_url: ADDRESS_TYPE.into(),
-        resources: (0..NACK_NAMES_MAX + 7).map(|number| resource(&format!("r{number}"), "1", None)).collect(),
-        ..DeltaDiscoveryResponse::default()
-    });
+    session.handle_response(
+        DeltaDiscoveryResponse {
+            type_url: ADDRESS_TYPE.into(),
+            resources: (0..NACK_NAMES_MAX + 7)
+                .map(|number| resource(&format!("r{number}"), "1", None))
+                .collect(),
+            ..DeltaDiscoveryResponse::default()
+        }
+        .into(),
+    );
     let text = session.poll_request().unwrap().error_detail.unwrap().message;
     assert!(text.ends_with("; r99: the resource is not set; and 7 more"), "{text}");
 }
@@ -571,11 +576,14 @@ fn a_name_shares_its_text_with_the_workload_also_after_updates() {
     for version in ["1", "2", "3"] {
         let uid = "c1//Pod/a/x";
         let workload = Workload { uid: uid.into(), ..Workload::default() };
-        let push = session.handle_response(DeltaDiscoveryResponse {
-            type_url: ADDRESS_TYPE.into(),
-            resources: vec![resource(uid, version, Some(wire::encode_workload(&workload)))],
-            ..DeltaDiscoveryResponse::default()
-        });
+        let push = session.handle_response(
+            DeltaDiscoveryResponse {
+                type_url: ADDRESS_TYPE.into(),
+                resources: vec![resource(uid, version, Some(wire::encode_workload(&workload)))],
+                ..DeltaDiscoveryResponse::default()
+            }
+            .into(),
+        );
         push.edits.into_iter().for_each(|edit| edit.apply(&mut snapshot));
         let held = session.addresses.held.name(uid).unwrap();
         assert!(Arc::ptr_eq(held, &snapshot.workloads.get(uid).unwrap().uid));

@@ -8,6 +8,7 @@ use halo_core::policy::Policy;
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::discovery::DeltaDiscoveryResponse;
 
 /// Names of each type.
 const SLOTS: u8 = 5;
@@ -357,7 +358,7 @@ impl Client {
                 return;
             }
             for response in responses {
-                let push = self.session.handle_response(response);
+                let push = self.session.handle_response(response.into());
                 self.apply(push.edits);
             }
         }

@@ -5,6 +5,7 @@ use halo_core::policy::{Action, Policy};
 use halo_core::workload::NetworkMode;
 
 use super::*;
+use crate::proto::discovery::DeltaDiscoveryResponse;
 
 /// Plays a script against a new session of the cluster `c1`.
 pub(super) fn play(scope: Scope, script: &str) -> Session {
@@ -29,7 +30,7 @@ pub(super) fn play(scope: Scope, script: &str) -> Session {
                 while let Some(line) = lines.next_if(|line| is_resource(line)) {
                     add(&mut response, line);
                 }
-                session.handle_response(response).edits
+                session.handle_response(response.into()).edits
             }
             _ => step(&mut session, word, rest),
         };

@@ -13,8 +13,9 @@ use super::stage::{Feed, Memory, Stage, received};
 use super::subscribers::Order;
 use super::{Plan, clock};
 use crate::crowd::Crowd;
+use crate::model::Latency;
 use crate::pod::remote::Client;
-use crate::pod::tally::{latency, merge};
+use crate::pod::tally::latency;
 use crate::pod::{HTTP_PORT, Measured, Order as Load, Work};
 use crate::usage::Usage;
 
@@ -91,29 +92,21 @@ pub(super) fn changes(plan: &Plan, feed: &Feed, node: &NodeProxy) -> Result<Vec<
     // The load of changes alone, against what both processes do at rest.
     let seconds = plan.seconds / 4.0;
     let pids = [node.process.pid(), feed.controller.process.pid()];
-    let spent = |work: &dyn Fn() -> Result<()>| -> Result<[f64; 2]> {
-        let before = Usage::of(&pids);
-        work()?;
-        let after = Usage::of(&pids);
-        let cpu = |n: usize| after[n].since(before[n], None, ("", pids[n])).cpu_s;
-        Ok([cpu(0), cpu(1)])
-    };
-    let rest = spent(&|| {
-        thread::sleep(Duration::from_secs_f64(seconds));
-        Ok(())
-    })?;
-    let (edits, publishing) = (metric(node, EDITS)?, metric(node, PUBLISHING)?);
-    let mut count = 0.0;
-    let busy = {
-        let before = Usage::of(&pids);
-        feed.begin(plan, seconds)?;
-        let changed = feed.changed(seconds)?;
-        count += changed.count as f64;
-        let longest = Duration::from_nanos(changed.longest_ns);
-        figures.push(Figure::new(part, "controller, slowest change", us(longest), Microseconds));
+    let spent = |before: &[Usage]| {
         let after = Usage::of(&pids);
         [0, 1].map(|n: usize| after[n].since(before[n], None, ("", pids[n])).cpu_s)
     };
+    let begin = Usage::of(&pids);
+    thread::sleep(Duration::from_secs_f64(seconds));
+    let rest = spent(&begin);
+    let (edits, publishing) = (metric(node, EDITS)?, metric(node, PUBLISHING)?);
+    let begin = Usage::of(&pids);
+    feed.begin(plan, seconds)?;
+    let changed = feed.changed(seconds)?;
+    let busy = spent(&begin);
+    let count = changed.count as f64;
+    let longest = Duration::from_nanos(changed.longest_ns);
+    figures.push(Figure::new(part, "controller, slowest change", us(longest), Microseconds));
     let cost = |n: usize| (busy[n] - rest[n]).max(0.0) * 1e6 / count.max(1.0);
     let (edits, publishing) = (metric(node, EDITS)? - edits, metric(node, PUBLISHING)? - publishing);
     let goal = |figure: Figure| if plan.is_full() { figure.at_most(CHANGE_US_MAX) } else { figure };
@@ -187,7 +180,7 @@ fn measured(client: &Client, seconds: f64) -> Result<Measured> {
     client.measured(ANSWER_MAX + Duration::from_secs_f64(seconds))
 }
 
-/// What changes make of the latency.
+/// What changes make of the latency: ratios within each turn, then their median, as the machine is not the same for long.
 fn steps(
     plan: &Plan,
     (quiet, busy): (&[Measured], &[Measured]),
@@ -200,18 +193,29 @@ fn steps(
         Figure::new(part, "generations adopted", adopted, Count),
         Figure::new(part, "requests failed", failed(quiet) + failed(busy), Count).at_most(0.0),
     ];
-    let told = |all: &[Measured]| latency(&merge(all).latency_ns);
-    if let (Some(quiet), Some(busy)) = (told(quiet), told(busy)) {
-        for (name, without, with, limit) in
-            [("p50", quiet.p50, busy.p50, STEP_MAX.0), ("p99", quiet.p99, busy.p99, STEP_MAX.1)]
-        {
-            figures.push(Figure::new(part, format!("{name} without changes"), without, Microseconds));
-            figures.push(Figure::new(part, format!("{name} with changes"), with, Microseconds));
-            let ratio = Figure::new(part, format!("{name}, with ÷ without"), with / without, Ratio);
-            figures.push(if plan.is_full() { ratio.at_most(limit) } else { ratio });
-        }
-    }
+    let told = |all: &[Measured]| -> Vec<Latency> {
+        all.iter().filter_map(|one| latency(&one.latency_ns)).collect()
+    };
+    let (quiet, busy) = (told(quiet), told(busy));
+    let mut compare = |name: &str, of: fn(&Latency) -> f64, limit| {
+        let without = median(quiet.iter().map(of));
+        let with = median(busy.iter().map(of));
+        let ratio = median(quiet.iter().zip(&busy).map(|(quiet, busy)| of(busy) / of(quiet)));
+        figures.push(Figure::new(part, format!("{name} without changes"), without, Microseconds));
+        figures.push(Figure::new(part, format!("{name} with changes"), with, Microseconds));
+        let ratio = Figure::new(part, format!("{name}, with ÷ without"), ratio, Ratio);
+        figures.push(if plan.is_full() { ratio.at_most(limit) } else { ratio });
+    };
+    compare("p50", |latency| latency.p50, STEP_MAX.0);
+    compare("p99", |latency| latency.p99, STEP_MAX.1);
     figures
+}
+
+/// The median, or 0 of nothing.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// Many subscribers at once: the whole mesh to all of them, then changes.
@@ -250,12 +254,9 @@ pub(super) fn subscribers(plan: &Plan, stage: &Stage, feed: &Feed) -> Result<Vec
         lasts.push(since(at_ns[at_ns.len() - 1]));
     }
     let spent = cpu().since(spent, None, ("", pids[0])).cpu_s;
-    let mut named = |name: &str, mut times: Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        figures.push(Figure::new(part, name, times[times.len() / 2], Microseconds));
-    };
-    named("a change to half of them", medians);
-    named("a change to all of them", lasts);
+    for (name, times) in [("a change to half of them", medians), ("a change to all of them", lasts)] {
+        figures.push(Figure::new(part, name, median(times.into_iter()), Microseconds));
+    }
     let each = spent * 1e6 / plan.single as f64;
     figures.push(Figure::new(part, "controller, CPU for a change to all", each, Microseconds));
     Ok(figures)

@@ -165,7 +165,7 @@ impl Shard {
         }
         let lists = |snapshot: &Snapshot| snapshot.revocations.as_ref().map(Arc::as_ptr);
         if lists(&old) != lists(&snapshot) {
-            self.revoke(snapshot.revocations.as_deref());
+            self.revoke(snapshot.revocations.as_ref());
         }
         self.demand.generation();
         self.changed.notify();
@@ -225,10 +225,13 @@ impl Shard {
     }
 
     /// Goes by new revocation lists: handshakes from now on, those that run at their end, and open tunnels at once.
-    fn revoke(&self, revocations: Option<&Revocations>) {
-        let lists = revocations.map(|revocations| Arc::new(RevocationLists::new(revocations)));
-        let unreadable = lists.as_ref().map_or(0, |lists| lists.unreadable());
-        self.counters.crl_unreadable.add(unreadable as u64);
+    fn revoke(&self, revocations: Option<&Arc<Revocations>>) {
+        let lists = match revocations.map(RevocationLists::new) {
+            Some(Some(lists)) => Some(Arc::new(lists)),
+            // The control thread publishes only what it could read. Should one fail here, those before it stay in force.
+            Some(None) => return,
+            None => None,
+        };
         self.revocations.replace(lists);
         self.tls.borrow_mut().clear();
         for tunnel in self.tunnels_where(|tunnel| tunnel.ended().is_none() && self.revoked(&tunnel.peer)) {

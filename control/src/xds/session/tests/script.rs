@@ -103,7 +103,7 @@ fn add(response: &mut DeltaDiscoveryResponse, line: &str) {
 fn workload<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Workload {
     let mut workload = Workload { uid: value("uid").unwrap_or(name).into(), ..Workload::default() };
     if let Some(address) = value("ip").map(address) {
-        workload.addresses.push(address.ip);
+        workload.addresses.insert(0, address.ip);
         workload.network = address.network;
     }
     if value("mode") == Some("host") {

@@ -51,6 +51,10 @@ fn step(session: &mut Session, word: &str, rest: &str) -> Vec<MeshEdit> {
             let missing: Vec<_> = session.missing().map(|url| url.rsplit('/').next().unwrap()).collect();
             assert_eq!(missing.join(" "), rest);
         }
+        "refused" => {
+            let refused: Vec<_> = session.refused().map(|(_, refused)| refused.text()).collect();
+            assert_eq!(refused.join("; "), rest);
+        }
         "ask" => return session.demand(question(rest)),
         "pods" => return session.set_pods(rest.split_whitespace().map(|pod| pod.split_once('/').unwrap())),
         _ => panic!("{word:?} is no step"),

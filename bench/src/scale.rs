@@ -4,6 +4,7 @@
 //! [`crate::crowd`]. Each part prints what it has found, with the goals.
 
 mod clock;
+mod edit;
 pub(crate) mod feed;
 mod figures;
 mod parts;
@@ -27,7 +28,7 @@ use figures::{Figure, Findings};
 use stage::Stage;
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 5] = ["node", "changes", "traffic", "subscribers", "file"];
+const PARTS: [&str; 6] = ["node", "changes", "traffic", "subscribers", "file", "edit"];
 /// The file of the report.
 const REPORT: &str = "scale.json";
 
@@ -49,7 +50,7 @@ pub(crate) struct Options {
     /// A small mesh for a moment, to see that all parts run
     #[arg(long)]
     tiny: bool,
-    /// Only these parts, separated by commas: node, changes, traffic, subscribers, file
+    /// Only these parts, separated by commas: node, changes, traffic, subscribers, file, edit
     #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(PARTS))]
     only: Vec<String>,
     /// Write scale.json into this directory
@@ -213,6 +214,13 @@ impl Run {
                 self.begin("file");
                 let stage = self.stage()?;
                 self.add(parts::file(&self.plan, &stage)?);
+                Ok(())
+            });
+        }
+        if self.wants(&["edit"]) {
+            self.attempt("edit", || {
+                say(&Term::stderr(), "a mesh of two pods: edit");
+                self.add(edit::edit(&self.plan, &self.stage()?)?);
                 Ok(())
             });
         }

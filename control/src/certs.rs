@@ -26,7 +26,7 @@ use crate::edit::MeshEdit;
 use crate::once::Told;
 use crate::pods::{Pods, identity};
 use crate::publish::{Publisher, PublisherGone};
-use keeper::{CertificateKeeper, Event, Life, State};
+use keeper::{CertificateKeeper, Event, Life, Moment, State};
 pub use totals::CertificateTotals;
 
 /// Identities that get a certificate before a pod has them: several times the pods that a node has.
@@ -66,8 +66,10 @@ pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>
         if std::mem::take(&mut anew) {
             let pods = of_pods(&setup, &snapshot);
             let expected = expected(&own.borrow_and_update());
-            keeper.handle_wanted(&pods, &expected, Instant::now());
+            keeper.handle_wanted(&pods, &expected, Moment::now());
         }
+        // At every turn, so that a busy mesh does not keep putting it off.
+        keeper.handle_timeout(Moment::now());
         if let Err(gone) = act(&mut keeper, &setup, &mut calls).await {
             return error!(%gone, "certificates are not kept any more");
         }
@@ -83,12 +85,12 @@ pub(crate) async fn run<A: CertificateAuthority>(mut setup: CertificatesSetup<A>
                 Err(_) => return,
             },
             question = setup.questions.recv(), if questions_come => match question {
-                Some(Question::Certificate(identity)) => keeper.handle_question(&identity, Instant::now()),
+                Some(Question::Certificate(identity)) => keeper.handle_question(&identity, Moment::now()),
                 Some(_) => {}
                 None => questions_come = false,
             },
             issued = next(&mut calls) => report(&mut keeper, &setup.totals, &mut told, issued),
-            () = wait_until(keeper.poll_timeout()) => keeper.handle_timeout(Instant::now()),
+            () = wait_until(keeper.poll_timeout(Moment::now())) => {}
         }
     }
 }
@@ -171,31 +173,32 @@ fn report(
     told: &mut Told,
     (identity, result): Issued,
 ) {
-    let now = Instant::now();
+    let now = Moment::now();
+    let result = result.and_then(|certificate| in_life(certificate, now.wall));
     match &result {
-        Ok(certificate) => {
+        Ok((certificate, _)) => {
             totals.count_issued(keeper.has(&identity));
             info!(%identity, not_after_s = certificate.not_after_s, "certificate issued");
         }
         Err(error) => {
             totals.count_failed();
             // An authority that is down fails every identity with the same words.
-            if let Some(left_out) = told.now(error, now) {
+            if let Some(left_out) = told.now(error, now.instant) {
                 warn!(%identity, error, left_out, "certificate not issued");
             }
         }
     }
-    let result = result.map(|certificate| {
-        let (start, end) = (time_of(certificate.not_before_s), time_of(certificate.not_after_s));
-        let clock = SystemTime::now();
-        let life = Life {
-            age: clock.duration_since(start).unwrap_or_default(),
-            left: end.duration_since(clock).unwrap_or_default(),
-        };
-        (Arc::new(certificate), life)
-    });
     let random = RandomState::new().hash_one(0);
     keeper.handle_issued(&identity, result, random, now);
+}
+
+/// A certificate with its life, unless that has ended already: one more of its kind at once would be no better.
+fn in_life(certificate: Certificate, now: SystemTime) -> Result<(Arc<Certificate>, Life), String> {
+    let life = Life { start: time_of(certificate.not_before_s), end: time_of(certificate.not_after_s) };
+    match life.end <= now {
+        true => Err("the certificate that was issued has expired by this node's clock".to_owned()),
+        false => Ok((Arc::new(certificate), life)),
+    }
 }
 
 fn time_of(seconds: u64) -> SystemTime {

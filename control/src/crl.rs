@@ -1,5 +1,6 @@
 //! Keeps the revocations in force equal to a file of certificate revocation lists. A file that cannot be read or is
-//! wrong changes nothing: what was in force stays in force, and the error is told once.
+//! wrong changes nothing: what was in force stays in force, and the error is told once. A file that is found empty is
+//! read again before its lists are taken away: a writer may have been caught between emptying and filling it.
 
 #[cfg(test)]
 mod tests;
@@ -100,10 +101,15 @@ pub(crate) async fn run(path: PathBuf, publisher: Publisher, settle: Duration) {
             None
         }
     };
-    let mut follower = Follower { publisher, judged: None };
+    let mut follower = Follower { publisher, judged: None, emptied: false };
     loop {
-        if let Err(gone) = follower.read(&path, &name).await {
-            return error!(%gone, "revocations are not followed any more");
+        match follower.read(&path, &name).await {
+            Ok(Reading::Judged) => {}
+            Ok(Reading::Doubtful) => {
+                tokio::time::sleep(settle).await;
+                continue;
+            }
+            Err(gone) => return error!(%gone, "revocations are not followed any more"),
         }
         match &mut watch {
             Some(watch) => {
@@ -115,19 +121,35 @@ pub(crate) async fn run(path: PathBuf, publisher: Publisher, settle: Duration) {
     }
 }
 
+/// What a reading came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// The text was judged, now or before.
+    Judged,
+    /// It would take every list away, and is to be read once more.
+    Doubtful,
+}
+
 struct Follower {
     publisher: Publisher,
     /// What was judged last, so that it is judged once.
     judged: Option<Result<Vec<u8>, CrlError>>,
+    /// Whether the last reading was doubtful.
+    emptied: bool,
 }
 
 impl Follower {
-    async fn read(&mut self, path: &Path, name: &str) -> Result<(), PublisherGone> {
+    async fn read(&mut self, path: &Path, name: &str) -> Result<Reading, PublisherGone> {
         let read = tokio::fs::read(path).await.map_err(|error| CrlError::Read(error.to_string()));
+        let doubted = std::mem::take(&mut self.emptied);
         if self.judged.as_ref() == Some(&read) {
-            return Ok(());
+            return Ok(Reading::Judged);
         }
         let parsed = read.as_deref().map_err(Clone::clone).and_then(parse);
+        if parsed == Ok(None) && !doubted && self.publisher.snapshot().revocations.is_some() {
+            self.emptied = true;
+            return Ok(Reading::Doubtful);
+        }
         self.judged = Some(read);
         match parsed {
             Ok(revocations) => {
@@ -142,6 +164,6 @@ impl Follower {
                 warn!(file = name, %error, "the revocations are not taken; what was in force stays in force");
             }
         }
-        Ok(())
+        Ok(Reading::Judged)
     }
 }

@@ -22,6 +22,7 @@ mod parts;
 pub mod pods;
 mod proto;
 pub mod publish;
+pub mod questions;
 pub mod readiness;
 pub mod redirect;
 mod seqpacket;

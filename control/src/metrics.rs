@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::SystemTime;
 
 use halo_core::report::ShardReport;
 use halo_core::zds::PodState;
@@ -123,7 +123,7 @@ fn certificate_totals(text: &mut Text, totals: &CertificateTotals) {
     let help = "Certificates that took the place of one in force.";
     text.counter("halo_certificate_rotations_total", help, totals.rotations());
     text.gauge("halo_certificates_in_flight", "Requests for certificates that are out.", totals.in_flight());
-    if let Some(expiry_s) = totals.expiry_s(Instant::now()) {
+    if let Some(expiry_s) = totals.expiry_s(SystemTime::now()) {
         text.gauge("halo_certificate_expiry_seconds", "Until the first certificate in force ends.", expiry_s);
     }
 }

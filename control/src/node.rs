@@ -8,10 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use halo_core::demand::Question;
 use halo_core::snapshot::{Mesh, Snapshot};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
@@ -26,6 +25,7 @@ pub use crate::parts::PartError;
 use crate::parts::Parts;
 use crate::pods::{PodTotals, Pods};
 use crate::publish::Publisher;
+pub use crate::questions::Questions;
 use crate::readiness::{Part, Readiness, ReadinessService};
 use crate::shards::Shards;
 use crate::zds_client::{Shown, ZdsClient};
@@ -67,7 +67,7 @@ pub struct NodeAddresses {
 pub async fn run(
     config: Config,
     shards: impl Shards,
-    questions: mpsc::Receiver<Question>,
+    questions: Questions,
     shutdown: impl Future,
 ) -> Result<(), NodeError> {
     run_with(config, shards, questions, shutdown, |_| ()).await
@@ -77,7 +77,7 @@ pub async fn run(
 pub async fn run_with(
     config: Config,
     shards: impl Shards,
-    questions: mpsc::Receiver<Question>,
+    questions: Questions,
     shutdown: impl Future,
     listening: impl FnOnce(NodeAddresses),
 ) -> Result<(), NodeError> {
@@ -153,7 +153,7 @@ async fn listen(server: &'static str, address: SocketAddr) -> Result<(TcpListene
 fn start<S: Shards>(
     config: Config,
     shards: S,
-    (authority, questions): (Authority, mpsc::Receiver<Question>),
+    (authority, questions): (Authority, Questions),
     parts: &mut Parts,
 ) -> (Arc<Node<S>>, AbortHandle) {
     let mesh = Mesh {
@@ -174,7 +174,6 @@ fn start<S: Shards>(
         (Arc::new(PodTotals::default()), Arc::new(CertificateTotals::default()));
 
     parts.spawn("publisher", publishing);
-    let questions = sources::route(questions, parts);
     let setup = CertificatesSetup {
         authority,
         ttl: config.secret_ttl,

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use halo_core::certificate::Certificate;
+use halo_core::id::Identity;
 use halo_core::report::ShardReport;
 use halo_core::snapshot::Snapshot;
+use imbl::HashMap;
 use tokio::sync::watch;
 
 use crate::publish::Publisher;
@@ -27,6 +30,8 @@ pub(crate) fn publisher(shards: &FakeShards) -> Publisher {
 #[derive(Debug, Clone)]
 pub(crate) struct FakeShards {
     published: Arc<watch::Sender<Arc<Snapshot>>>,
+    /// The certificates of every generation.
+    pub(crate) certificates: Arc<Mutex<Vec<HashMap<Identity, Arc<Certificate>>>>>,
     pods: Arc<watch::Sender<BTreeMap<Arc<str>, Pod>>>,
     /// Pods that cannot be bound, with the cause.
     pub(crate) broken: Arc<Mutex<BTreeMap<String, String>>>,
@@ -45,6 +50,7 @@ impl Default for FakeShards {
     fn default() -> Self {
         Self {
             published: Arc::new(watch::Sender::new(Arc::default())),
+            certificates: Arc::default(),
             pods: Arc::default(),
             broken: Arc::default(),
             stuck: Arc::default(),
@@ -93,6 +99,7 @@ impl FakeShards {
 impl Shards for FakeShards {
     fn publish(&self, snapshot: Arc<Snapshot>) {
         assert!(!self.publish_broken.load(Ordering::SeqCst), "the test breaks the publisher");
+        self.certificates.lock().unwrap().push(snapshot.certificates.clone());
         self.published.send_replace(snapshot);
     }
 

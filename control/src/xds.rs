@@ -9,6 +9,7 @@ mod client;
 mod demand;
 mod held;
 mod node;
+mod refused;
 mod response;
 mod session;
 mod stream;

@@ -12,8 +12,8 @@ use halo_control::config::{
     Config, ConfigError, Files, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
 use halo_control::node::NodeError;
+use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
-use halo_core::demand::Question;
 use halo_core::outcome::Level;
 use halo_core::report::{Direction, ShardReport};
 use halo_core::snapshot::Snapshot;
@@ -24,8 +24,6 @@ use tokio::sync::oneshot;
 
 /// Lines about refused connections that may wait to be logged.
 const REFUSALS_MAX: usize = 1024;
-/// Questions of all shards that may wait for the control thread.
-const QUESTIONS_MAX: usize = 1024;
 
 /// Flags of `halo node`; each wins over its variable.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -204,7 +202,7 @@ fn run(config: Config) -> Result<(), Error> {
     // A proxy needs three sockets for each connection. With the old limit it still works, and says so when it is reached.
     let _ = raise_descriptor_limit();
     let cores = cores(&config, &usable_cores())?;
-    let (asked, questions) = tokio::sync::mpsc::channel(QUESTIONS_MAX);
+    let (asked, questions) = questions::queues();
     let shards = Handles::start(&config, &cores, asked)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = runtime.block_on(async { Stop::listen() })?;
@@ -267,12 +265,8 @@ struct Handles(Arc<[Mailbox]>);
 
 impl Handles {
     /// Starts the shards, each pinned to the next of these cores. They ask through `asked`.
-    fn start(
-        config: &Config,
-        cores: &[usize],
-        asked: tokio::sync::mpsc::Sender<Question>,
-    ) -> Result<Self, Error> {
-        let ask: Ask = Arc::new(move |question| asked.try_send(question).is_ok());
+    fn start(config: &Config, cores: &[usize], asked: Asked) -> Result<Self, Error> {
+        let ask: Ask = Arc::new(move |question| asked.ask(question));
         let count = config.shards.on(cores.len().max(1));
         let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
         thread::Builder::new()

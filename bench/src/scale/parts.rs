@@ -293,6 +293,6 @@ fn metric(node: &NodeProxy, name: &str) -> Result<f64> {
     value.ok_or_else(|| fault(&node.process, format!("tells no {name}")))
 }
 
-fn fault(process: &Process, problem: String) -> LabError {
+pub(super) fn fault(process: &Process, problem: String) -> LabError {
     LabError::Process { process: process.name().into(), problem }
 }

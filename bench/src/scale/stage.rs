@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -119,7 +119,17 @@ impl Stage {
         let path = self.lab.dir().join("state.yaml");
         fs::write(&path, text)
             .map_err(|cause| LabError::Io { doing: format!("write {}", path.display()), cause })?;
-        self.control(path, Program::of(&self.lab))
+        self.control_by(&path)
+    }
+
+    /// Starts `halo controller` with a state file that is there, and waits until it serves it.
+    pub(super) fn control_by(&self, state: &Path) -> Result<(Controller, Duration)> {
+        self.control(state.to_owned(), Program::of(&self.lab))
+    }
+
+    /// A mesh of the pods alone, in a file.
+    pub(super) fn mesh(&self) -> Mesh {
+        Mesh::new(&self.lab.dir().join("mesh.yaml"), &self.topology)
     }
 
     fn control(&self, state: PathBuf, program: Program) -> Result<(Controller, Duration)> {
@@ -137,7 +147,7 @@ impl Stage {
             ..NodeOptions::default()
         };
         // With a control plane nothing is written there.
-        let mesh = Mesh::new(&self.lab.dir().join("mesh.yaml"), &self.topology);
+        let mesh = self.mesh();
         let began = Instant::now();
         let node = NodeProxy::start(&self.lab, &self.topology.nodes[1], &mesh, &options)?;
         node.wait_ready(READY_MAX)?;
@@ -157,6 +167,11 @@ impl Stage {
     /// The pod that serves.
     pub(super) fn server(&self) -> Result<&Pod> {
         self.topology.pod(SERVER)
+    }
+
+    /// The pod that asks.
+    pub(super) fn client(&self) -> Result<&Pod> {
+        self.topology.pod(CLIENT)
     }
 
     /// Starts subscribers to the controller on the second node.

@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
@@ -87,7 +87,13 @@ impl RemoteCa {
         let mut client = IstioCertificateServiceClient::new(channel);
         match timeout(self.answer_max, client.create_certificate(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.failure(&status)),
+            Ok(Err(status)) => {
+                if is_sick(status.code()) {
+                    // Behind the same address there may be another server that answers.
+                    self.line.lock().await.upstream.abandon(connection);
+                }
+                Err(self.failure(&status))
+            }
             Err(_) => {
                 // The network may have forgotten the connection, and would not say so for many minutes.
                 self.line.lock().await.upstream.abandon(connection);
@@ -131,6 +137,11 @@ impl CertificateAuthority for RemoteCa {
         let answer = self.call(request(&identity, csr, ttl)).await?;
         certificate(identity, &key, &answer.cert_chain, now).map_err(CaError::Answer)
     }
+}
+
+/// Whether a status speaks of the server rather than of the request.
+fn is_sick(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Internal | Code::Unknown)
 }
 
 fn request(identity: &Identity, csr: String, ttl: Duration) -> IstioCertificateRequest {

@@ -2,8 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Add;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use halo_core::certificate::Certificate;
 use halo_core::id::Identity;
@@ -14,8 +15,16 @@ const REQUESTS_MAX: usize = 8;
 const RENEWAL_MIN: Duration = Duration::from_millis(500);
 /// Pause after the first failure; it doubles. Each pause is spread by a fifth either way.
 const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Failures after which a question shortens a pause to [`RETRY_MIN`]; after more of them the authority is down rather
+/// than busy, and it is left alone for [`ASKED_PAUSE`].
+const ASKED_FAILURES: u32 = 4;
+/// Pause after many failures, while connections wait.
+const ASKED_PAUSE: Duration = Duration::from_secs(15);
 /// Longest pause between attempts, before it is spread.
 const RETRY_MAX: Duration = Duration::from_secs(150);
+/// Longest time until the lives of certificates are looked at again: the wall clock, which they are written in, may be
+/// set, and goes on while the machine is suspended.
+const LOOK: Duration = Duration::from_secs(60);
 /// After failing for this long, every pause is the longest, and not spread any more.
 const FAILING_MAX: Duration = Duration::from_secs(15 * 60);
 
@@ -32,21 +41,49 @@ pub enum Priority {
     RealTime,
 }
 
-/// How old a certificate is, and how long it lasts.
+/// A moment by both clocks. Pauses are counted by the one that is never set; lives of certificates are written in the
+/// other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    /// By the clock that is never set.
+    pub instant: Instant,
+    /// By the wall clock.
+    pub wall: SystemTime,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn now() -> Self {
+        Self { instant: Instant::now(), wall: SystemTime::now() }
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self { instant: self.instant + duration, wall: self.wall + duration }
+    }
+}
+
+/// A certificate's validity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    /// Time since its validity began.
-    pub age: Duration,
-    /// Time until it ends.
-    pub left: Duration,
+    /// When it begins.
+    pub start: SystemTime,
+    /// When it ends.
+    pub end: SystemTime,
 }
 
 impl Life {
-    /// When it is renewed: at half of its validity. One that comes old is renewed after a quarter of what is left, so
-    /// that an authority that gives no better is not asked without pause.
-    fn renewal(self) -> Duration {
-        let half = self.age.saturating_add(self.left) / 2;
-        half.saturating_sub(self.age).max(self.left / 4).max(RENEWAL_MIN)
+    /// In how long it is renewed: at half of its validity. One that comes old is renewed after a quarter of what is left,
+    /// so that an authority that gives no better is not asked without pause. One that begins only later, by a clock
+    /// that is behind, has no more left than its validity.
+    fn renewal(self, now: SystemTime) -> Duration {
+        let whole = self.end.duration_since(self.start).unwrap_or_default();
+        let age = now.duration_since(self.start).unwrap_or_default();
+        let left = self.end.duration_since(now).unwrap_or_default().min(whole);
+        (whole / 2).saturating_sub(age).max(left / 4).max(RENEWAL_MIN)
     }
 }
 
@@ -84,14 +121,24 @@ impl State {
     }
 }
 
+/// A certificate in force.
+#[derive(Debug)]
+struct Held {
+    certificate: Arc<Certificate>,
+    end: SystemTime,
+    /// When it is renewed, should that come before the phase's time by the other clock.
+    renewal: SystemTime,
+}
+
 #[derive(Debug)]
 struct Entry {
-    /// With the end of its life.
-    certificate: Option<(Arc<Certificate>, Instant)>,
+    certificate: Option<Held>,
     error: Option<Arc<str>>,
     failures: u32,
     /// The first failure since the last success, and the last one.
     failing: Option<(Instant, Instant)>,
+    /// The last answer of either kind.
+    answered: Option<Instant>,
     /// Whether a pod has the identity.
     pod: bool,
     /// Whether a connection waits.
@@ -102,7 +149,16 @@ struct Entry {
 impl Entry {
     /// No certificate yet, and no failure.
     fn new(phase: Phase) -> Self {
-        Self { certificate: None, error: None, failures: 0, failing: None, pod: false, asked: false, phase }
+        Self {
+            certificate: None,
+            error: None,
+            failures: 0,
+            failing: None,
+            answered: None,
+            pod: false,
+            asked: false,
+            phase,
+        }
     }
 
     fn priority(&self) -> Priority {
@@ -124,18 +180,48 @@ impl Entry {
         self.error = Some(error.into());
         self.failures = self.failures.saturating_add(1);
         self.failing = Some((since, now));
+        self.answered = Some(now);
         self.asked = false;
         self.phase = Phase::Scheduled(now + pause);
     }
 
-    /// Takes a certificate that has this much of its life left, and schedules its renewal.
-    fn succeed(&mut self, certificate: Arc<Certificate>, life: Life, now: Instant) {
-        self.certificate = Some((certificate, now + life.left));
+    /// Takes a certificate, and schedules its renewal.
+    fn succeed(&mut self, certificate: Arc<Certificate>, life: Life, now: Moment) {
+        let renewal = now + life.renewal(now.wall);
+        self.certificate = Some(Held { certificate, end: life.end, renewal: renewal.wall });
         self.error = None;
         self.failures = 0;
         self.failing = None;
+        self.answered = Some(now.instant);
         self.asked = false;
-        self.phase = Phase::Scheduled(now + life.renewal());
+        self.phase = Phase::Scheduled(renewal.instant);
+    }
+
+    /// Queues the next attempt, if its time has come by either clock. The pauses after failures are by one only.
+    fn fall_due(&mut self, now: Moment) {
+        let Phase::Scheduled(at) = self.phase else { return };
+        let renewal = self.certificate.as_ref().filter(|_| self.failing.is_none()).map(|held| held.renewal);
+        if at <= now.instant || renewal.is_some_and(|renewal| renewal <= now.wall) {
+            self.phase = Phase::Queued(now.instant);
+        }
+    }
+
+    /// Lets go of a certificate whose life has ended, and makes the next attempt now or soon; says whether it did.
+    fn expire(&mut self, now: Moment) -> bool {
+        if self.certificate.take_if(|held| held.end <= now.wall).is_none() {
+            return false;
+        }
+        self.error.get_or_insert_with(|| "the certificate has expired".into());
+        self.hasten(RETRY_MIN, now.instant);
+        true
+    }
+
+    /// Brings the next attempt forward to this pause after the last answer, if it was to come later.
+    fn hasten(&mut self, pause: Duration, now: Instant) {
+        if let Phase::Scheduled(at) = self.phase {
+            let soonest = self.answered.map_or(now, |last| last + pause).min(at);
+            self.phase = if soonest <= now { Phase::Queued(now) } else { Phase::Scheduled(soonest) };
+        }
     }
 }
 
@@ -154,7 +240,9 @@ enum Phase {
 /// Order of calls: any `handle_*`, then `poll_event` until `None`; `handle_timeout` once `poll_timeout` has passed. Each
 /// [`Event::Request`] is answered by one `handle_issued`, also after its identity is no longer wanted.
 ///
-/// Requests are made in order of [`Priority`]; among equals, the one that has waited longest is first.
+/// Requests are made in order of [`Priority`]; among equals, the one that has waited longest is first. A renewal has the
+/// last of the eight places while no other is in flight: the certificates that are in force outlive a storm of requests
+/// that all fail.
 ///
 /// Invariants, checked after every call in debug builds: no more than eight requests are in flight, counting those of
 /// identities that are gone; an entry in flight was requested.
@@ -168,7 +256,7 @@ pub struct CertificateKeeper {
 
 impl CertificateKeeper {
     /// Takes the identities that are wanted from now on: those of pods, and those that pods are expected to have.
-    pub fn handle_wanted(&mut self, pods: &BTreeSet<Identity>, expected: &BTreeSet<Identity>, now: Instant) {
+    pub fn handle_wanted(&mut self, pods: &BTreeSet<Identity>, expected: &BTreeSet<Identity>, now: Moment) {
         let wanted = |identity: &Identity| pods.contains(identity) || expected.contains(identity);
         let gone: Vec<_> = self.entries.keys().filter(|identity| !wanted(identity)).cloned().collect();
         for identity in gone {
@@ -179,7 +267,7 @@ impl CertificateKeeper {
         for identity in pods.union(expected) {
             if !self.entries.contains_key(identity) {
                 let in_flight = self.in_flight.contains(identity);
-                let phase = if in_flight { Phase::InFlight } else { Phase::Queued(now) };
+                let phase = if in_flight { Phase::InFlight } else { Phase::Queued(now.instant) };
                 self.entries.insert(identity.clone(), Entry::new(phase));
             }
         }
@@ -189,16 +277,18 @@ impl CertificateKeeper {
         self.check();
     }
 
-    /// A connection waits for an identity's certificate. One that has failed is tried again at once, but not within a
-    /// second of the last failure. Identities that are not wanted, and those that have a certificate, stay as they are.
-    pub fn handle_question(&mut self, identity: &Identity, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(identity)
-            && entry.certificate.is_none()
-        {
-            entry.asked = true;
-            if let Phase::Scheduled(at) = entry.phase {
-                let soonest = entry.failing.map_or(now, |(_, last)| last + RETRY_MIN).min(at);
-                entry.phase = if soonest <= now { Phase::Queued(now) } else { Phase::Scheduled(soonest) };
+    /// A connection waits for an identity's certificate: there is none, or its life has ended. One that has failed is
+    /// tried again at once, but not within a second of the last failure, nor within 15 s once it has failed more than
+    /// four times. Identities that are not wanted, and those that have a certificate, stay as they are.
+    pub fn handle_question(&mut self, identity: &Identity, now: Moment) {
+        if let Some(entry) = self.entries.get_mut(identity) {
+            if entry.expire(now) {
+                self.events.push_back(Event::Withdraw(identity.clone()));
+            }
+            if entry.certificate.is_none() {
+                entry.asked = true;
+                let pause = if entry.failures > ASKED_FAILURES { ASKED_PAUSE } else { RETRY_MIN };
+                entry.hasten(pause, now.instant);
             }
         }
         self.check();
@@ -211,7 +301,7 @@ impl CertificateKeeper {
         identity: &Identity,
         result: Result<(Arc<Certificate>, Life), String>,
         random: u64,
-        now: Instant,
+        now: Moment,
     ) {
         self.in_flight.remove(identity);
         if let Some(entry) = self.entries.get_mut(identity) {
@@ -220,7 +310,7 @@ impl CertificateKeeper {
                     self.events.push_back(Event::Publish(certificate.clone()));
                     entry.succeed(certificate, life, now);
                 }
-                Err(error) => entry.fail(error, random, now),
+                Err(error) => entry.fail(error, random, now.instant),
             }
         }
         self.check();
@@ -234,8 +324,12 @@ impl CertificateKeeper {
         if self.in_flight.len() == REQUESTS_MAX {
             return None;
         }
+        let last_is_renewals = self.in_flight.len() + 1 == REQUESTS_MAX && !self.is_renewing();
         let queued = self.entries.iter_mut().filter_map(|(identity, entry)| match entry.phase {
-            Phase::Queued(since) => Some(((Reverse(entry.priority()), since), identity, entry)),
+            Phase::Queued(since) => {
+                let other = last_is_renewals && entry.certificate.is_none();
+                Some(((other, Reverse(entry.priority()), since), identity, entry))
+            }
             Phase::InFlight | Phase::Scheduled(_) => None,
         });
         let (_, identity, entry) = queued.min_by_key(|(rank, ..)| *rank)?;
@@ -246,27 +340,32 @@ impl CertificateKeeper {
         Some(Event::Request(identity))
     }
 
-    /// When `handle_timeout` is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    /// Whether a renewal is in flight.
+    fn is_renewing(&self) -> bool {
+        self.entries.values().any(|entry| entry.phase == Phase::InFlight && entry.certificate.is_some())
+    }
+
+    /// When `handle_timeout` is due: within a minute, as long as there is a certificate.
+    pub fn poll_timeout(&self, now: Moment) -> Option<Instant> {
         let due = |entry: &Entry| {
             let request = match entry.phase {
                 Phase::Scheduled(at) => Some(at),
                 Phase::Queued(_) | Phase::InFlight => None,
             };
-            let end = entry.certificate.as_ref().map(|(_, end)| *end);
-            request.into_iter().chain(end).min()
+            let look = entry
+                .certificate
+                .as_ref()
+                .map(|held| now.instant + held.end.duration_since(now.wall).unwrap_or_default().min(LOOK));
+            request.into_iter().chain(look).min()
         };
         self.entries.values().filter_map(due).min()
     }
 
     /// Queues what is due, and withdraws what has expired.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Moment) {
         for (identity, entry) in &mut self.entries {
-            if matches!(entry.phase, Phase::Scheduled(at) if at <= now) {
-                entry.phase = Phase::Queued(now);
-            }
-            if entry.certificate.take_if(|(_, end)| *end <= now).is_some() {
-                entry.error.get_or_insert_with(|| "the certificate has expired".into());
+            entry.fall_due(now);
+            if entry.expire(now) {
                 self.events.push_back(Event::Withdraw(identity.clone()));
             }
         }
@@ -277,7 +376,7 @@ impl CertificateKeeper {
     pub fn states(&self) -> impl Iterator<Item = (&Identity, State)> {
         self.entries.iter().map(|(identity, entry)| {
             let state = match (&entry.certificate, &entry.error) {
-                (Some((certificate, _)), _) => State::Available(certificate.clone()),
+                (Some(held), _) => State::Available(held.certificate.clone()),
                 (None, Some(error)) => State::Unavailable(error.clone()),
                 (None, None) => State::Initializing,
             };
@@ -291,8 +390,8 @@ impl CertificateKeeper {
     }
 
     /// When the first of the certificates in force ends.
-    pub fn expiry(&self) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.certificate.as_ref()).map(|(_, end)| *end).min()
+    pub fn expiry(&self) -> Option<SystemTime> {
+        self.entries.values().filter_map(|entry| entry.certificate.as_ref()).map(|held| held.end).min()
     }
 
     /// Whether an identity has a certificate.

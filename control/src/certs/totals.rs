@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::SystemTime;
 
 /// Totals, and where things stand. Written by the keeper, read by the metrics server.
 #[derive(Debug, Default)]
@@ -11,7 +11,7 @@ pub struct CertificateTotals {
     failed: AtomicU64,
     rotations: AtomicU64,
     in_flight: AtomicU64,
-    expiry: Mutex<Option<Instant>>,
+    expiry: Mutex<Option<SystemTime>>,
 }
 
 impl CertificateTotals {
@@ -36,9 +36,9 @@ impl CertificateTotals {
     }
 
     /// Seconds until the first of the certificates in force ends; `None` while there is none.
-    pub fn expiry_s(&self, now: Instant) -> Option<u64> {
+    pub fn expiry_s(&self, now: SystemTime) -> Option<u64> {
         let expiry = *self.expiry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        expiry.map(|end| end.saturating_duration_since(now).as_secs())
+        expiry.map(|end| end.duration_since(now).unwrap_or_default().as_secs())
     }
 
     pub(super) fn count_issued(&self, rotation: bool) {
@@ -50,7 +50,7 @@ impl CertificateTotals {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn stand(&self, in_flight: usize, expiry: Option<Instant>) {
+    pub(super) fn stand(&self, in_flight: usize, expiry: Option<SystemTime>) {
         self.in_flight.store(in_flight as u64, Ordering::Relaxed);
         *self.expiry.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = expiry;
     }

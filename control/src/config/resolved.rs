@@ -62,6 +62,9 @@ const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// Bounds of SETTINGS_MAX_FRAME_SIZE (RFC 9113, section 6.5.2).
 const FRAME_SIZE: (u32, u32) = (1 << 14, (1 << 24) - 1);
 
+/// Shortest life of a certificate.
+const LIFE_MIN: Duration = Duration::from_secs(2);
+
 /// Rows: name, default, meaning, and how the text is taken.
 macro_rules! variables {
     (@or_unused) => { _ };
@@ -96,7 +99,8 @@ variables! {
         |draft, text| draft.local_path = Some(text.into());
     "LOCAL_XDS", "none", "workloads, services and policies as text, read once",
         |draft, text| draft.local_inline = Some(text.into());
-    "SECRET_TTL", "24h", "life of a workload certificate", |draft, text| draft.config.secret_ttl = duration_some(text)?;
+    "SECRET_TTL", "24h", "life of a workload certificate: whole seconds, at least 2",
+        |draft, text| draft.config.secret_ttl = life(text)?;
     "HALO_CA_DIR", "none: a root in memory", "directory with the embedded authority's root, shared by the nodes",
         |draft, text| draft.ca_dir = Some(text.into());
     "XDS_ADDRESS", "discoveryAddress of PROXY_CONFIG; else istiod, in Kubernetes; none with a local source",
@@ -186,6 +190,16 @@ fn log_format(text: &str) -> Result<LogFormat, Reason> {
 
 fn address(text: &str) -> Result<SocketAddr, Reason> {
     parse(text, "an address with its port, such as 127.0.0.1:15000 or [::]:15021")
+}
+
+/// A certificate's life. What certificates say of it, and what authorities are asked for, has no fractions of a second;
+/// one of a single second would be renewed without pause.
+fn life(text: &str) -> Result<Duration, Reason> {
+    let life = duration_some(text)?;
+    match life.subsec_nanos() == 0 && life >= LIFE_MIN {
+        true => Ok(life),
+        false => Err(format!("must be whole seconds, at least {}", LIFE_MIN.as_secs()).into()),
+    }
 }
 
 /// Whole seconds, as Kubernetes writes them, or a duration.

@@ -53,6 +53,9 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("SECRET_TTL", "soon", "duration"),
         ("SECRET_TTL", "0", "longer"),
         ("SECRET_TTL", "5 m", "duration"),
+        ("SECRET_TTL", "1s", "whole seconds, at least 2"),
+        ("SECRET_TTL", "1999ms", "whole seconds, at least 2"),
+        ("SECRET_TTL", "3600500ms", "whole seconds, at least 2"),
         ("ZTUNNEL_WORKER_THREADS", "-1", "number of threads"),
         ("ZTUNNEL_WORKER_THREADS", "0%", "percentage"),
         ("ZTUNNEL_WORKER_THREADS", "101%", "percentage"),
@@ -81,6 +84,13 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
     }
     let error = read(&[("LOCAL_XDS_PATH", "/a"), ("LOCAL_XDS", "workloads: []")]).unwrap_err();
     assert_eq!(error.variable, "LOCAL_XDS_PATH");
+}
+
+#[test]
+fn the_shortest_life_of_a_certificate_is_two_seconds() {
+    for (text, seconds) in [("2s", 2), ("4000ms", 4), ("6s", 6)] {
+        assert_eq!(read(&[("SECRET_TTL", text)]).unwrap().secret_ttl, Duration::from_secs(seconds));
+    }
 }
 
 #[test]

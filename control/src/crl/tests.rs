@@ -59,7 +59,7 @@ fn what_is_not_a_list_is_refused_with_its_place() {
 }
 
 #[tokio::test]
-async fn a_bad_file_leaves_the_old_lists_in_force_and_an_empty_one_takes_them_away() {
+async fn a_file_is_followed_and_one_that_stays_empty_takes_the_lists_away() {
     let shards = FakeShards::default();
     let publisher = publisher(&shards);
     let folder = tempfile::tempdir().unwrap();
@@ -68,18 +68,78 @@ async fn a_bad_file_leaves_the_old_lists_in_force_and_an_empty_one_takes_them_aw
     let following = tokio::spawn(run(path.clone(), publisher, Duration::ZERO));
     let in_force = async |lists: Option<&Vec<u8>>| {
         let wanted = lists.map(|list| Revocations { lists: vec![list.clone()] });
-        shards.snapshot_where(|snapshot| snapshot.revocations.as_deref() == wanted.as_ref()).await.generation
+        shards.snapshot_where(|snapshot| snapshot.revocations.as_deref() == wanted.as_ref()).await;
     };
-    std::fs::write(&path, &one).unwrap();
-    let first = in_force(Some(&one_der)).await;
-    std::fs::write(&path, "rubbish").unwrap();
-    std::fs::write(&path, &two).unwrap();
-    let second = in_force(Some(&two_der)).await;
-    assert_eq!(second, first + 1, "the bad file made a generation");
+    for (pem, der) in [(&one, &one_der), (&two, &two_der)] {
+        std::fs::write(&path, pem).unwrap();
+        in_force(Some(der)).await;
+    }
     std::fs::write(&path, "").unwrap();
     in_force(None).await;
     following.abort();
     assert!(tokio::time::timeout(DEADLINE, following).await.unwrap().unwrap_err().is_cancelled());
+}
+
+/// A file, one who follows it reading by reading, and the lists in force.
+struct Bench {
+    path: PathBuf,
+    follower: Follower,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let follower =
+            Follower { publisher: publisher(&FakeShards::default()), judged: None, emptied: false };
+        Self { path: folder.path().join("crl.pem"), follower, _folder: folder }
+    }
+
+    async fn read(&mut self, text: &str) -> Reading {
+        std::fs::write(&self.path, text).unwrap();
+        self.follower.read(&self.path, "crl").await.unwrap()
+    }
+
+    fn in_force(&self) -> Option<Vec<Vec<u8>>> {
+        self.follower.publisher.snapshot().revocations.as_ref().map(|revocations| revocations.lists.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_bad_file_leaves_the_old_lists_in_force() {
+    let mut bench = Bench::new();
+    let ((one, one_der), (two, two_der)) = (list(1), list(2));
+    assert_eq!(bench.read(&one).await, Reading::Judged);
+    assert_eq!(bench.read("rubbish").await, Reading::Judged);
+    assert_eq!(bench.in_force(), Some(vec![one_der]));
+    assert_eq!(bench.follower.publisher.snapshot().generation, 1, "the bad file made a generation");
+    assert_eq!(bench.read(&two).await, Reading::Judged);
+    assert_eq!(bench.in_force(), Some(vec![two_der]));
+}
+
+#[tokio::test]
+async fn a_file_that_is_caught_empty_is_read_again_before_its_lists_go() {
+    let mut bench = Bench::new();
+    let (pem, der) = list(1);
+    assert_eq!(bench.read("").await, Reading::Judged, "nothing is in force that could go");
+    bench.read(&pem).await;
+    for caught in ["", "\n"] {
+        assert_eq!(bench.read(caught).await, Reading::Doubtful);
+        assert_eq!(bench.in_force(), Some(vec![der.clone()]));
+        assert_eq!(bench.read(&pem).await, Reading::Judged);
+    }
+    assert_eq!(bench.follower.publisher.snapshot().generation, 1);
+    // Rubbish in between is no confirmation.
+    for (text, reading) in [
+        ("", Reading::Doubtful),
+        ("rubbish", Reading::Judged),
+        ("", Reading::Doubtful),
+        ("", Reading::Judged),
+    ] {
+        assert!(bench.in_force().is_some());
+        assert_eq!(bench.read(text).await, reading);
+    }
+    assert_eq!(bench.in_force(), None);
 }
 
 #[tokio::test]
@@ -90,7 +150,7 @@ async fn a_file_that_is_gone_leaves_its_lists_in_force() {
     let path = folder.path().join("crl.pem");
     let (pem, der) = list(1);
     std::fs::write(&path, &pem).unwrap();
-    let mut follower = Follower { publisher: publisher.clone(), judged: None };
+    let mut follower = Follower { publisher: publisher.clone(), judged: None, emptied: false };
     follower.read(&path, "crl").await.unwrap();
     std::fs::remove_file(&path).unwrap();
     follower.read(&path, "crl").await.unwrap();

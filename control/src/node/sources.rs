@@ -18,9 +18,6 @@ use crate::xds::{self, XdsSetup, XdsStatus};
 
 use crate::parts::Parts;
 
-/// Questions that wait for one who answers them.
-const QUESTIONS_MAX: usize = 1024;
-
 /// How the sources fare; what is not configured has none.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
@@ -30,7 +27,8 @@ pub(crate) struct Sources {
     pub(crate) xds: Option<(Arc<str>, watch::Receiver<XdsStatus>)>,
 }
 
-/// Starts what is configured. `questions` is what shards ask about workloads and services.
+/// Starts what is configured. `questions` is what shards ask about workloads and services; without a control plane nobody
+/// answers it.
 pub(super) fn start(
     config: &Config,
     publisher: &Publisher,
@@ -112,47 +110,21 @@ impl Sources {
         (!whys.is_empty()).then(|| whys.join("; "))
     }
 
-    /// Waits for a change; false once there can be none.
+    /// Waits for a change; false once there can be none, for every source has ended. One that has ended, as a text that
+    /// is read once does, ends no other.
     async fn changed(&mut self) -> bool {
-        let local = async {
-            match &mut self.local {
-                Some(local) => local.changed().await.is_ok(),
-                None => std::future::pending().await,
-            }
-        };
-        let xds = async {
-            match &mut self.xds {
-                Some((_, xds)) => xds.changed().await.is_ok(),
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            changed = local => changed,
-            changed = xds => changed,
+            true = told(self.local.as_mut()) => true,
+            true = told(self.xds.as_mut().map(|(_, status)| status)) => true,
+            else => false,
         }
     }
 }
 
-/// Takes what shards ask to those who can answer. What finds no room is asked again by whoever still waits.
-pub(super) fn route(mut questions: mpsc::Receiver<Question>, parts: &mut Parts) -> Routed {
-    let (mesh_sender, mesh) = mpsc::channel(QUESTIONS_MAX);
-    let (certificate_sender, certificates) = mpsc::channel(QUESTIONS_MAX);
-    parts.spawn_until_done("questions", async move {
-        while let Some(question) = questions.recv().await {
-            let to = match question {
-                Question::Certificate(_) => &certificate_sender,
-                Question::Address(_) | Question::Service(_) => &mesh_sender,
-            };
-            // Nobody listens where nothing is ever missing: with a local source, for example.
-            drop(to.try_send(question));
-        }
-    });
-    Routed { mesh, certificates }
-}
-
-/// Questions by who answers them.
-#[derive(Debug)]
-pub(super) struct Routed {
-    pub(super) mesh: mpsc::Receiver<Question>,
-    pub(super) certificates: mpsc::Receiver<Question>,
+/// Waits for a source to tell something new; false once it cannot any more.
+async fn told<T>(status: Option<&mut watch::Receiver<T>>) -> bool {
+    match status {
+        Some(status) => status.changed().await.is_ok(),
+        None => false,
+    }
 }

@@ -1,25 +1,32 @@
 use std::future::pending;
 use std::time::Duration;
 
+use halo_core::demand::Question;
 use halo_core::report::{ConnectionReport, Direction, ShardReport, Transport};
+use halo_core::service::ServiceKey;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::cni::server::{PodInfo, ZdsServer};
 use crate::config::{Overrides, Variables};
+use crate::node::sources::Sources;
+use crate::questions::{Asked, queues};
+use crate::source::SourceStatus;
 use crate::testing::{DEADLINE, FakeShards};
+use crate::xds::XdsStatus;
 
 const MESH: &str = "workloads:\n- {uid: w, name: cart, namespace: shop, serviceAccount: cart, workloadIps: [10.0.0.1], \
                     protocol: HBONE, trustDomain: td}\n";
 
 struct Running {
     shards: FakeShards,
+    asked: Asked,
     addresses: NodeAddresses,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), NodeError>>,
@@ -46,15 +53,15 @@ impl Running {
         .collect();
         let config = Config::read(&variables, &Overrides::default()).unwrap();
         let shards = FakeShards::default();
+        let (asked, questions) = queues();
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = oneshot::channel();
-        let node = run_with(config, shards.clone(), mpsc::channel(1).1, stopped, |addresses| {
-            tell.send(addresses).unwrap()
-        });
+        let node =
+            run_with(config, shards.clone(), questions, stopped, |addresses| tell.send(addresses).unwrap());
         let task = tokio::spawn(node);
         let mut addresses = told.await.unwrap();
         addresses.readiness.set_ip("127.0.0.1".parse().unwrap());
-        Self { shards, addresses, stop: Some(stop), task, folder }
+        Self { shards, asked, addresses, stop: Some(stop), task, folder }
     }
 
     async fn ready_text(&self) -> (u16, String) {
@@ -144,6 +151,30 @@ async fn a_node_is_ready_once_mesh_and_pods_are_there_and_says_what_is_missing()
 }
 
 #[tokio::test]
+async fn a_text_that_is_read_once_does_not_end_the_wait_for_the_control_plane() {
+    let (xds_sender, xds) = watch::channel(XdsStatus::default());
+    let (local_sender, local) = watch::channel(SourceStatus::default());
+    let sources = Sources { local: Some(local), xds: Some(("https://istiod:15012".into(), xds)) };
+    let readiness = Readiness::pending(&[Part::StateManager]);
+    let following = tokio::spawn(sources::follow(sources, readiness.clone()));
+    local_sender.send_modify(|status| status.synced = true);
+    drop(local_sender);
+    let waits = timeout(DEADLINE, async {
+        while !readiness.parts_pending()[&Part::StateManager].starts_with("the control plane at ") {
+            tokio::task::yield_now().await;
+        }
+    });
+    waits.await.unwrap();
+    // The control plane comes later than the end of the text is seen.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    xds_sender.send_modify(|status| status.synced = true);
+    timeout(DEADLINE, readiness.part_ready(Part::StateManager)).await.unwrap();
+    timeout(DEADLINE, following).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_dump_has_the_keys_that_operators_tools_read() {
     let node = Running::start(Some(MESH)).await;
     let server = ZdsServer::bind(node.folder.path().join("zds.sock")).unwrap();
@@ -206,6 +237,13 @@ async fn a_dump_has_the_keys_that_operators_tools_read() {
     assert_eq!(dump["halo"]["generation"], node.shards.published().generation);
     assert_eq!(dump["config"]["localNode"], "node-1");
     assert!(!dump.to_string().contains("PRIVATE KEY"));
+}
+
+#[tokio::test]
+async fn without_a_control_plane_questions_about_the_mesh_are_refused() {
+    let node = Running::start(Some(MESH)).await;
+    assert!(!node.asked.ask(Question::Service(ServiceKey { namespace: "a".into(), hostname: "b".into() })));
+    assert!(node.asked.ask(Question::Certificate("spiffe://td/ns/shop/sa/cart".parse().unwrap())));
 }
 
 #[tokio::test]
@@ -282,7 +320,7 @@ async fn a_port_that_is_taken_is_an_error_that_names_the_server() {
     let address = taken.local_addr().unwrap();
     let variables: Variables = [("HALO_ADMIN_ADDR", address.to_string())].into_iter().collect();
     let config = Config::read(&variables, &Overrides::default()).unwrap();
-    let error = run(config, FakeShards::default(), mpsc::channel(1).1, pending::<()>()).await.unwrap_err();
+    let error = run(config, FakeShards::default(), queues().1, pending::<()>()).await.unwrap_err();
     assert!(error.to_string().starts_with(&format!("admin server on {address}: ")), "{error}");
 }
 

@@ -1,7 +1,6 @@
 //! Keeps a stream to the control plane for ever. What comes over it is judged by [`Session`]; this module sends,
 //! publishes, waits and counts.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::response::Response;
 use super::session::{KEYS_MAX, Push, Scope, Session};
-use super::stream::Stream;
+use super::stream::{Heard, Stream};
 use super::{Received, XdsSetup, XdsStatus};
 use crate::edit::MeshEdit;
 use crate::grpc::Upstream;
@@ -27,11 +26,17 @@ use crate::publish::{Publisher, PublisherGone};
 #[cfg(test)]
 mod tests;
 
+/// Time for the first response of a stream, while the node cannot serve without it.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Requests that wait for the connection.
 const REQUESTS_MAX: usize = 16;
 
 /// Follows a control plane until the publisher ends.
 pub(crate) async fn run(setup: XdsSetup) {
+    follow(setup, SILENCE_MAX).await;
+}
+
+async fn follow(setup: XdsSetup, silence_max: Duration) {
     let XdsSetup { mut upstream, node, on_demand, publisher, questions, pods, status, cluster } = setup;
     let scope = if on_demand { Scope::OnDemand { keys_max: KEYS_MAX } } else { Scope::Wildcard };
     let session = Session::new(node, cluster, scope);
@@ -44,7 +49,7 @@ pub(crate) async fn run(setup: XdsSetup) {
         status,
         told: Told::default(),
         backoff: Backoff::default(),
-        refused: BTreeMap::new(),
+        silence_max,
     };
     let ended = async {
         client.take_pods().await?;
@@ -121,8 +126,8 @@ struct Client {
     status: watch::Sender<XdsStatus>,
     told: Told,
     backoff: Backoff,
-    /// What was refused of the last response of each type.
-    refused: BTreeMap<&'static str, String>,
+    /// Time for the first response while not everything is synced.
+    silence_max: Duration,
 }
 
 impl Client {
@@ -143,11 +148,15 @@ impl Client {
                 return Ok(());
             }
         };
+        let connection = upstream.connection();
         self.session.connected();
-        self.report_connected();
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let end = self.follow(requests, Stream::open(channel, metadata, queue)).await?;
         self.session.disconnected();
+        if !end.received {
+            // Behind the same address there may be another server that answers.
+            upstream.abandon(connection);
+        }
         self.settle(end);
         Ok(())
     }
@@ -159,6 +168,7 @@ impl Client {
         mut responses: Stream,
     ) -> Result<End, PublisherGone> {
         let start = Instant::now();
+        let mut silence = std::pin::pin!(tokio::time::sleep(self.silence_max));
         let mut waiting = None;
         let mut received = false;
         loop {
@@ -173,7 +183,8 @@ impl Client {
                     }
                 }
                 response = responses.next() => match response {
-                    Ok(Some(response)) => {
+                    Ok(Some(Heard::Accepted)) => self.report_connected(),
+                    Ok(Some(Heard::Response(response))) => {
                         // A server that takes the connection may still refuse the stream.
                         if !std::mem::replace(&mut received, true) {
                             info!(address = %self.address, "the control plane sends the mesh");
@@ -183,6 +194,11 @@ impl Client {
                     Ok(None) => return Ok(End { lasted: start.elapsed(), received, result: Ok(()) }),
                     Err(status) => return Ok(End { lasted: start.elapsed(), received, result: Err(status) }),
                 },
+                () = &mut silence, if !received && !self.session.synced() => {
+                    let text = format!("no response within {} s", self.silence_max.as_secs_f64());
+                    let result = Err(Status::unavailable(text));
+                    return Ok(End { lasted: start.elapsed(), received, result });
+                }
                 input = self.inputs.next() => self.take_input(input).await?,
             }
         }
@@ -202,10 +218,16 @@ impl Client {
     async fn take_input(&mut self, input: Input) -> Result<(), PublisherGone> {
         match input {
             Input::Question(question) => {
-                let refused = self.session.counters().demands_refused;
+                let before = self.session.counters();
                 let edits = self.session.demand(question);
-                if self.session.counters().demands_refused > refused {
-                    self.tell("questions are refused", "as many keys are subscribed as may be");
+                let after = self.session.counters();
+                if after.demands_refused > before.demands_refused {
+                    let why = "the key is too long, or the node's pods alone lead to as many as may be";
+                    self.tell("questions are refused", why);
+                }
+                if after.demands_evicted > before.demands_evicted {
+                    let why = "as many keys are subscribed as may be";
+                    self.tell("what was not asked about for longest is not followed any more", why);
                 }
                 self.publish(edits).await
             }
@@ -225,52 +247,38 @@ impl Client {
     /// Puts a response in force, as one generation.
     async fn take(&mut self, response: Response) -> Result<(), PublisherGone> {
         let bytes = response.len as u64;
-        let mut type_url = None;
+        let mut known = true;
         self.status.send_modify(|status| {
             let counters = &mut status.counters;
             let Received { messages, bytes: total } = match response.type_url.as_str() {
-                ADDRESS_TYPE => {
-                    type_url = Some(ADDRESS_TYPE);
-                    &mut counters.addresses
+                ADDRESS_TYPE => &mut counters.addresses,
+                AUTHORIZATION_TYPE => &mut counters.policies,
+                _ => {
+                    known = false;
+                    &mut counters.others
                 }
-                AUTHORIZATION_TYPE => {
-                    type_url = Some(AUTHORIZATION_TYPE);
-                    &mut counters.policies
-                }
-                _ => &mut counters.others,
             };
             *messages += 1;
             *total += bytes;
         });
-        if type_url.is_none() {
+        if !known {
             let reason = format!("nobody asked for the type {:?}", response.type_url);
             self.tell("a response is passed over", &reason);
         }
         let Push { edits, rejected } = self.session.handle_response(response);
-        if let Some(type_url) = type_url {
-            self.note_refused(type_url, &rejected);
-        }
+        self.tell_rejected(&rejected);
         self.publish(edits).await?;
         self.report_connected();
         Ok(())
     }
 
-    fn note_refused(&mut self, type_url: &'static str, rejected: &[(String, String)]) {
+    fn tell_rejected(&mut self, rejected: &[(String, String)]) {
         for (name, reason) in rejected {
             if let Some(left_out) = self.told.now(reason, Instant::now()) {
                 warn!(
                     name,
                     reason, left_out, "a resource is refused; what was in force for it stays in force"
                 );
-            }
-        }
-        match rejected {
-            [] => drop(self.refused.remove(type_url)),
-            [(name, reason), ..] => {
-                let (count, short) = (rejected.len(), short(type_url));
-                let text =
-                    format!("connected; {count} of the last push of {short} refused, first {name}: {reason}");
-                self.refused.insert(type_url, text);
             }
         }
     }
@@ -310,10 +318,7 @@ impl Client {
 
     fn report_connected(&self) {
         let synced = self.session.synced();
-        let missing: Vec<_> = self.session.missing().map(short).collect();
-        let waited = || Some(format!("connected; waiting for the first push of {}", missing.join(" and ")));
-        let error =
-            self.refused.values().next().cloned().or_else(|| waited().filter(|_| !missing.is_empty()));
+        let error = self.troubles();
         self.status.send_if_modified(|status| {
             let news =
                 !status.connected || status.synced != synced || status.error.as_deref() != error.as_deref();
@@ -322,6 +327,28 @@ impl Client {
             status.error = error.map(Into::into);
             news
         });
+    }
+
+    /// What is waited for, and what is refused.
+    fn troubles(&self) -> Option<String> {
+        let missing: Vec<_> = self.session.missing().collect();
+        let mut troubles = Vec::new();
+        let mut waited = missing.clone();
+        for (type_url, refused) in self.session.refused() {
+            waited.retain(|missing| *missing != type_url);
+            let why = if missing.contains(&type_url) {
+                "not ready, since what a refused policy denies would be let through: "
+            } else {
+                ""
+            };
+            let (count, short, text) = (refused.len(), short(type_url), refused.text());
+            troubles.push(format!("{why}{count} of {short} refused: {text}"));
+        }
+        if !waited.is_empty() {
+            let waited: Vec<_> = waited.into_iter().map(short).collect();
+            troubles.push(format!("waiting for the first push of {}", waited.join(" and ")));
+        }
+        (!troubles.is_empty()).then(|| format!("connected; {}", troubles.join("; ")))
     }
 
     fn fail(&mut self, what: &'static str, reason: String) {

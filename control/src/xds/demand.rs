@@ -1,7 +1,7 @@
 //! Which keys a node that holds only part of the mesh subscribes, and when a question about one is answered.
 //!
-//! A key is wanted by whoever asked about it, for ever, and by the pods whose workload leads to it, as long as they are
-//! there. A resource is wanted by the keys that it goes by, and an endpoint by its services too; what nobody wants any
+//! A key is wanted by whoever asked about it, until others are asked about and there is no room, and by the pods whose
+//! workload leads to it, as long as they are there. A resource is wanted by the keys that it goes by, and an endpoint by its services too; what nobody wants any
 //! more is unsubscribed and forgotten together with what was said about it, since nobody would tell of its changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,14 +17,16 @@ use crate::edit::MeshEdit;
 
 /// Bytes of a key that somebody asks about: control planes refuse longer ones, and with them the stream.
 const KEY_LEN_MAX: usize = 1024;
+/// Bytes of all keys that questions may subscribe. A stream's first request carries all of them.
+pub(super) const KEYS_LEN_MAX: usize = 2 << 20;
 
 /// A subscription.
 #[derive(Debug, Default)]
 struct Key {
     /// The questions that it answers; none for a workload's uid.
     questions: Vec<Question>,
-    /// Whether somebody asked.
-    asked: bool,
+    /// The turn in which somebody asked last.
+    asked: Option<u64>,
     /// How many pods lead to it.
     pods: usize,
     answered: bool,
@@ -60,6 +62,14 @@ pub(super) enum Value {
 pub(super) struct Demands {
     keys_max: usize,
     keys: HashMap<Arc<str>, Key>,
+    /// Bytes of the keys.
+    keys_len: usize,
+    /// The keys that somebody asked about, in the order of the last time.
+    turns: BTreeMap<u64, Arc<str>>,
+    /// Questions so far.
+    turn: u64,
+    /// Keys that were given up for others.
+    evicted: u64,
     /// The workloads of the node's pods, by uid, with the keys that they lead to beside it.
     pods: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// Resources by name.
@@ -95,25 +105,50 @@ impl Demands {
         take(&mut self.subscribe, max)
     }
 
-    /// Subscribes to what a question is about. The edits say what is known already.
+    /// Subscribes to what a question is about, for which keys that nobody has asked about for longest may be given up.
+    /// The edits say what is known already.
     pub(super) fn ask(&mut self, question: Question) -> (Asked, Vec<MeshEdit>) {
         let Some(text) = text(&question) else {
             return (Asked::Taken, Vec::new());
         };
-        let room = self.keys.len() < self.keys_max && text.len() <= KEY_LEN_MAX;
-        if !room && !self.keys.contains_key(&text) {
-            return (Asked::Refused, Vec::new());
+        let mut edits = Vec::new();
+        if !self.keys.contains_key(&text) && !self.make_room(&text, &mut edits) {
+            return (Asked::Refused, edits);
         }
+        self.turn += 1;
+        let turn = self.turn;
+        self.turns.insert(turn, text.clone());
         let known = self.by_key.contains_key(&text);
         let key = self.key(&text);
-        key.asked = true;
+        let before = key.asked.replace(turn);
         key.answered |= known;
-        if key.questions.contains(&question) {
-            return (Asked::Taken, Vec::new());
+        if !key.questions.contains(&question) {
+            key.questions.push(question.clone());
+            edits.extend(key.answered.then_some(MeshEdit::Answered(question)));
         }
-        key.questions.push(question.clone());
-        let edits = if key.answered { vec![MeshEdit::Answered(question)] } else { Vec::new() };
+        before.map(|turn| self.turns.remove(&turn));
         (Asked::Taken, edits)
+    }
+
+    /// Gives keys up until there is room for another. The pods' keys stay.
+    fn make_room(&mut self, text: &str, edits: &mut Vec<MeshEdit>) -> bool {
+        if text.len() > KEY_LEN_MAX {
+            return false;
+        }
+        while self.keys.len() >= self.keys_max || self.keys_len + text.len() > KEYS_LEN_MAX {
+            let Some((_, oldest)) = self.turns.pop_first() else { return false };
+            self.evicted += 1;
+            if let Some(key) = self.keys.get_mut(&oldest) {
+                key.asked = None;
+            }
+            self.give_up(&oldest, edits);
+        }
+        true
+    }
+
+    /// Keys that were given up for others.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// The pods that the node has now, by the uids of their workloads.
@@ -218,9 +253,10 @@ impl Demands {
     }
 
     fn key(&mut self, text: &Arc<str>) -> &mut Key {
-        let subscribe = &mut self.subscribe;
+        let (subscribe, len) = (&mut self.subscribe, &mut self.keys_len);
         self.keys.entry(text.clone()).or_insert_with(|| {
             subscribe.insert(text.clone());
+            *len += text.len();
             Key::default()
         })
     }
@@ -274,13 +310,19 @@ impl Demands {
     fn release(&mut self, text: &Arc<str>, edits: &mut Vec<MeshEdit>) {
         let Some(key) = self.keys.get_mut(text) else { return };
         key.pods -= 1;
-        if key.asked || key.pods > 0 {
+        self.give_up(text, edits);
+    }
+
+    /// Gives a key up if nobody wants it any more.
+    fn give_up(&mut self, text: &Arc<str>, edits: &mut Vec<MeshEdit>) {
+        let Some(key) = self.keys.get_mut(text).filter(|key| key.asked.is_none() && key.pods == 0) else {
             return;
-        }
+        };
         if key.answered {
             edits.extend(key.questions.drain(..).map(MeshEdit::Unanswered));
         }
         self.keys.remove(text);
+        self.keys_len -= text.len();
         self.subscribe.remove(text);
         self.dropped.push(text.clone());
     }
@@ -327,11 +369,15 @@ impl Demands {
     #[cfg(debug_assertions)]
     pub(super) fn check(&self) {
         for (text, key) in &self.keys {
-            assert!(key.asked || key.pods > 0, "nobody wants {text}");
+            assert!(key.asked.is_some() || key.pods > 0, "nobody wants {text}");
+            assert!(key.asked.is_none_or(|turn| self.turns.get(&turn) == Some(text)), "{text} has no turn");
             let pods = self.pods.iter().map(|(uid, leads)| leads.iter().chain([uid]));
             let pods: usize = pods.map(|keys| keys.filter(|key| *key == text).count()).sum();
             assert_eq!(key.pods, pods, "{text}");
         }
+        assert_eq!(self.keys_len, self.keys.keys().map(|text| text.len()).sum::<usize>());
+        let asked = self.keys.values().filter(|key| key.asked.is_some()).count();
+        assert_eq!(self.turns.len(), asked, "turns of keys that nobody asked about");
         assert!(self.subscribe.iter().all(|key| self.keys.contains_key(key)), "a subscription of no key");
         for names in self.by_key.values().chain(self.by_service.values()) {
             assert!(!names.is_empty() && names.iter().all(|name| self.held.contains_key(name)));

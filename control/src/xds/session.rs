@@ -5,15 +5,15 @@
 //! what is refused leaves in force what was there, and is named in the NACK.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use halo_core::demand::Question;
 use prost::Message;
 
-use super::demand::{Asked, Demands, Value};
+use super::demand::{Asked, Demands, KEYS_LEN_MAX, Value};
 use super::held::{Held, Thing};
+use super::refused::{Refused, listed};
 use super::response::Response;
 use crate::edit::MeshEdit;
 use crate::proto::discovery::{DeltaDiscoveryRequest, Node, Resource, Status};
@@ -26,6 +26,13 @@ mod tests;
 /// Keys that questions may subscribe. Control planes bound what one stream subscribes, ours to 65 536, and what the
 /// node's pods lead to comes on top.
 pub(crate) const KEYS_MAX: usize = 60_000;
+/// Bytes of a request that gRPC servers take unless they are told otherwise.
+const REQUEST_LEN_MAX: usize = 4 << 20;
+/// Bytes that a key costs in a request besides its own.
+const KEY_OVERHEAD: usize = 3;
+// A stream's first request carries every key, those of the node's pods among them. A server would take away what it
+// knows to be held and finds no key of the first request for, so the keys cannot be spread over several.
+const _: () = assert!(KEYS_LEN_MAX + KEYS_MAX * KEY_OVERHEAD <= REQUEST_LEN_MAX * 3 / 4);
 /// Keys that a request subscribes or unsubscribes, but for a stream's first.
 const KEYS_PER_REQUEST: usize = 5000;
 /// Refused resources that a NACK names.
@@ -55,6 +62,8 @@ pub struct SessionCounters {
     pub demands: u64,
     /// Questions that were refused, for want of room.
     pub demands_refused: u64,
+    /// Subscriptions that were given up for want of room, since nobody had asked about them for longest.
+    pub demands_evicted: u64,
     /// Answers to questions.
     pub demands_answered: u64,
     /// Responses of a type that was not asked for.
@@ -81,22 +90,40 @@ struct Reply {
 #[derive(Debug, Default)]
 struct Subscription {
     held: Held,
+    refused: Refused,
     /// Whether the stream has had the type's first request.
     opened: bool,
-    /// Whether a response was taken whole, ever.
+    /// Whether the stream's first response is still to come.
+    unanswered: bool,
+    /// Whether the type has been delivered, ever.
     synced: bool,
     /// Whether the stream's first response says all there is, since the server was not told what is held.
     whole: bool,
 }
 
 impl Subscription {
-    /// The names that a response takes away by not naming them.
+    /// A response begins. Gives the names that it takes away by not naming them.
     fn unnamed(&mut self, response: &Response) -> Vec<Arc<str>> {
+        if std::mem::take(&mut self.unanswered) {
+            // What is not held in the server's version is sent again; what is not sent again is not there any more.
+            self.refused.clear();
+        }
         if !std::mem::take(&mut self.whole) {
             return Vec::new();
         }
         let names: Vec<_> = response.names().collect();
         self.held.except(&names.iter().map(String::as_str).collect())
+    }
+
+    /// There is nothing by a name or key. Gives the name that is meant, and what is to be taken away.
+    fn remove(&mut self, text: &str) -> (Option<Arc<str>>, Option<Thing>) {
+        let meant = self.held.meant(text);
+        self.refused.removed(text);
+        if let Some(name) = &meant {
+            self.refused.removed(name);
+        }
+        let gone = meant.as_ref().and_then(|name| self.held.remove(name));
+        (meant, gone)
     }
 }
 
@@ -166,15 +193,24 @@ impl Session {
         self.silent = true;
     }
 
-    /// Types of which nothing has been taken whole yet. Where everything is asked for piece by piece, there may be
-    /// nothing to take.
+    /// Types that have not been delivered yet.
+    ///
+    /// Workloads and services have been with their first response, also if some of it was refused: one bad object must
+    /// not keep every node that starts from serving. Where they are asked for piece by piece, there may be none to wait
+    /// for. Policies have been once no refused one is left: it may be the one that denies.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &'static str> {
         let addresses = !self.addresses.synced && self.demands.is_none();
         let types = [(ADDRESS_TYPE, addresses), (AUTHORIZATION_TYPE, !self.policies.synced)];
         types.into_iter().filter(|(_, missing)| *missing).map(|(type_url, _)| type_url)
     }
 
-    /// Whether each type has been taken whole once.
+    /// What is refused of each type, where something is.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, &Refused)> {
+        let types = [(AUTHORIZATION_TYPE, &self.policies.refused), (ADDRESS_TYPE, &self.addresses.refused)];
+        types.into_iter().filter(|(_, refused)| !refused.is_empty())
+    }
+
+    /// Whether each type has been delivered once.
     pub(crate) fn synced(&self) -> bool {
         self.missing().next().is_none()
     }
@@ -229,6 +265,7 @@ impl Session {
         let addresses = type_url == ADDRESS_TYPE;
         let subscription = if addresses { &mut self.addresses } else { &mut self.policies };
         subscription.opened = true;
+        subscription.unanswered = true;
         subscription.whole = self.silent;
         if !self.silent {
             request.initial_resource_versions = subscription.held.versions();
@@ -254,27 +291,41 @@ impl Session {
                     self.remove_address(&name, &mut push.edits);
                 }
                 for bytes in response.resources {
-                    push.take(bytes, |resource, edits| self.take_address(resource, edits));
+                    let (name, taken) = match read(bytes) {
+                        Ok(resource) => {
+                            let taken = self.take_address(&resource, &mut push.edits);
+                            (resource.name, taken)
+                        }
+                        Err(reason) => (String::new(), Err(reason)),
+                    };
+                    self.addresses.refused.note(&name, &taken);
+                    push.note(name, taken);
                 }
                 for name in response.removed {
                     self.remove_address(&name, &mut push.edits);
                 }
                 self.drop_unwanted(&mut push.edits);
-                self.addresses.synced |= push.rejected.is_empty();
+                self.addresses.synced = true;
             }
             AUTHORIZATION_TYPE => {
                 for name in self.policies.unnamed(&response) {
                     push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
                 }
                 for bytes in response.resources {
-                    push.take(bytes, |resource, edits| self.take_policy(resource, edits));
+                    let (name, taken) = match read(bytes) {
+                        Ok(resource) => {
+                            let taken = self.take_policy(&resource, &mut push.edits);
+                            (resource.name, taken)
+                        }
+                        Err(reason) => (String::new(), Err(reason)),
+                    };
+                    self.policies.refused.note(&name, &taken);
+                    push.note(name, taken);
                 }
-                let held = &mut self.policies.held;
                 for text in response.removed {
-                    let gone = held.meant(&text).and_then(|name| held.remove(&name));
-                    push.edits.extend(gone.map(Thing::removal));
+                    push.edits.extend(self.policies.remove(&text).1.map(Thing::removal));
                 }
-                self.policies.synced |= push.rejected.is_empty();
+                self.policies.synced |= self.policies.refused.is_empty();
             }
             _ => self.counters.unknown_types += 1,
         }
@@ -293,10 +344,12 @@ impl Session {
             return Vec::new();
         };
         self.counters.demands += 1;
-        let (asked, edits) = demands.ask(question);
+        let (asked, mut edits) = demands.ask(question);
+        self.counters.demands_evicted = demands.evicted();
         if asked == Asked::Refused {
             self.counters.demands_refused += 1;
         }
+        self.drop_unwanted(&mut edits);
         self.settled(&edits);
         edits
     }
@@ -350,8 +403,7 @@ impl Session {
     }
 
     fn remove_address(&mut self, text: &str, edits: &mut Vec<MeshEdit>) {
-        let meant = self.addresses.held.meant(text);
-        let gone = meant.as_ref().and_then(|name| self.addresses.held.remove(name));
+        let (meant, gone) = self.addresses.remove(text);
         edits.extend(gone.map(Thing::removal));
         if let Some(demands) = &mut self.demands {
             demands.removed(text, meant.as_deref(), edits);
@@ -400,34 +452,21 @@ impl Session {
 }
 
 impl Push {
-    /// Adds what a resource comes to. One that cannot be read has no name.
-    fn take(&mut self, bytes: Bytes, take: impl FnOnce(&Resource, &mut Vec<MeshEdit>) -> Result<(), String>) {
-        match Resource::decode(bytes) {
-            Ok(resource) => {
-                if let Err(reason) = take(&resource, &mut self.edits) {
-                    self.rejected.push((resource.name, reason));
-                }
-            }
-            Err(error) => {
-                self.rejected.push((String::new(), format!("the resource cannot be read: {error}")));
-            }
+    /// Adds what a resource came to.
+    fn note(&mut self, name: String, taken: Result<(), String>) {
+        if let Err(reason) = taken {
+            self.rejected.push((name, reason));
         }
     }
 }
 
+/// One resource of a response. One that cannot be read has no name.
+fn read(bytes: Bytes) -> Result<Resource, String> {
+    Resource::decode(bytes).map_err(|error| format!("the resource cannot be read: {error}"))
+}
+
 /// What a NACK says.
 fn refusal(rejected: &[(String, String)]) -> Option<String> {
-    if rejected.is_empty() {
-        return None;
-    }
-    let mut text = String::new();
-    for (place, (name, reason)) in rejected.iter().take(NACK_NAMES_MAX).enumerate() {
-        let separator = if place > 0 { "; " } else { "" };
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{separator}{name}: {reason}");
-    }
-    if rejected.len() > NACK_NAMES_MAX {
-        let _ = write!(text, "; and {} more", rejected.len() - NACK_NAMES_MAX);
-    }
-    Some(text)
+    let names = rejected.iter().map(|(name, reason)| (name.as_str(), reason.as_str()));
+    (!rejected.is_empty()).then(|| listed(names, rejected.len(), NACK_NAMES_MAX))
 }

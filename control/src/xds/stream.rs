@@ -34,6 +34,13 @@ const PREFIX: usize = 5;
 
 type Opening = dyn Future<Output = Result<http::Response<Body>, Status>> + Send;
 
+/// What comes from the server.
+pub(super) enum Heard {
+    /// It has taken the call.
+    Accepted,
+    Response(Response),
+}
+
 /// A stream.
 pub(super) struct Stream(State);
 
@@ -67,8 +74,8 @@ impl Stream {
         Self(State::Opening(Box::pin(call)))
     }
 
-    /// The next response; `None` is the stream's end in order. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Result<Option<Response>, Status> {
+    /// What comes next; `None` is the stream's end in order. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Result<Option<Heard>, Status> {
         loop {
             match &mut self.0 {
                 State::Opening(call) => {
@@ -78,10 +85,13 @@ impl Stream {
                         Some(status) => return Err(status),
                         None => State::Open(response.into_body(), Messages::default()),
                     };
+                    if matches!(self.0, State::Open(..)) {
+                        return Ok(Some(Heard::Accepted));
+                    }
                 }
                 State::Open(body, messages) => {
                     if let Some(response) = messages.next()? {
-                        return Ok(Some(response));
+                        return Ok(Some(Heard::Response(response)));
                     }
                     let Some(frame) = body.frame().await.transpose()? else {
                         messages.end()?;

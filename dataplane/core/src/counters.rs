@@ -96,8 +96,6 @@ counters! {
     questions_refused,
     /// Handshakes refused and tunnels cut because a certificate is revoked.
     crl_rejections,
-    /// Certificate revocation lists that could not be read and were passed over.
-    crl_unreadable,
     /// Policies in dry run that matched.
     policies_dry_run,
     /// Policies that a workload names and the snapshot does not hold, counted at each check.

@@ -32,11 +32,6 @@ impl<T> Few<T> {
         *self = items.into();
     }
 
-    /// Adds an item at the end.
-    pub fn push(&mut self, item: T) {
-        self.insert(self.len(), item);
-    }
-
     /// Takes the item at `place` out.
     pub fn remove(&mut self, place: usize) -> T {
         let mut items = self.take();

@@ -240,9 +240,10 @@ impl Pool {
         self.remove_where(|key| &*key.pod == pod);
     }
 
-    /// A destination workload is gone from the mesh: the tunnels to it close, and the waiters for it fail.
-    pub fn remove_workload(&mut self, uid: &str) {
-        self.remove_where(|key| &*key.workload == uid);
+    /// Destination workloads are gone from the mesh, told by their uids: the tunnels to them close, and the waiters for
+    /// them fail.
+    pub fn remove_workloads(&mut self, gone: impl Fn(&str) -> bool) {
+        self.remove_where(|key| gone(&key.workload));
     }
 
     /// The next thing to do; `None` once all is done.
@@ -269,9 +270,9 @@ impl Pool {
         self.tunnels.contains_key(&tunnel)
     }
 
-    /// Uids of the workloads that tunnels lead to; one may come several times.
-    pub fn workloads(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.peers.keys().map(|key| &key.workload)
+    /// Whether there is neither a tunnel nor a waiter.
+    pub fn is_empty(&self) -> bool {
+        self.tunnels.is_empty() && self.waiters.is_empty()
     }
 
     /// How many tunnels there are, with those being dialled and those that are retired.

@@ -14,7 +14,7 @@ use crate::demand::Question;
 use crate::id::Identity;
 use crate::net::{HBONE_PORT, is_own_port};
 use crate::outcome::Reason;
-use crate::service::{BalanceMode, Service, ServiceKey};
+use crate::service::{BalanceMode, Service};
 use crate::snapshot::Snapshot;
 use crate::workload::{ApplicationTunnel, Gateway, GatewayDestination, Protocol, Workload};
 
@@ -301,18 +301,15 @@ fn parse_authority(text: &str) -> Result<Authority<'_>, Reason> {
     if valid { Ok(Authority::Host(host, port)) } else { Err(Reason::BadAuthority) }
 }
 
+/// The application's port behind a host. A host that is not known may be one whose service has not been delivered yet, but
+/// only where the workload serves one of that name: whatever else a peer may think of is not worth a question.
 fn host_port(snapshot: &Snapshot, local: &Workload, host: &str, port: u16) -> Result<u16, NoTarget> {
     let Some(service) = lookup::service_named(snapshot, &local.namespace, host) else {
-        let question = unanswered(snapshot, || Question::Service(key_of_host(local, host)));
+        let served = local.services.keys().find(|key| *key.hostname == *host);
+        let question = served.and_then(|key| unanswered(snapshot, || Question::Service(key.clone())));
         return Err(question.map_or(NoTarget::Deny(Reason::UnknownService), NoTarget::Lookup));
     };
     let none = crate::workload::PortMap::new();
     let port = balance::target_port(service, local.services.get(&service.key).unwrap_or(&none), port);
     port.ok_or(NoTarget::Deny(Reason::UnknownService))
-}
-
-/// The service that a host name means before it is known: one that the workload serves, else one of its namespace.
-fn key_of_host(local: &Workload, host: &str) -> ServiceKey {
-    let served = local.services.keys().find(|key| *key.hostname == *host);
-    served.cloned().unwrap_or_else(|| ServiceKey::new(&local.namespace, host))
 }

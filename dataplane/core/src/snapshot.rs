@@ -153,6 +153,12 @@ impl Workloads {
         self.by_uid.same(&other.by_uid)
     }
 
+    /// The workloads of an older generation that are gone from this one. It costs what changed between the two.
+    pub fn removed_since<'a>(&'a self, older: &'a Self) -> impl Iterator<Item = &'a Arc<Workload>> {
+        let replaced = self.by_uid.replaced_since(&older.by_uid);
+        replaced.filter(|workload| self.get(&workload.uid).is_none())
+    }
+
     /// The workloads of a namespace that DNS knows by this host name.
     pub fn with_hostname(
         &self,

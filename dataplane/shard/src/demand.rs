@@ -1,7 +1,7 @@
 //! What connections wait for, and the questions about it to the control plane.
 //!
 //! A question that many connections have is asked once. It is asked again only when the control plane was given time to
-//! answer and did not, or when its queue was full. A decision that finds what it needs never comes here.
+//! answer and did not, for it may have been lost on its way, or when its queue was full. A decision that finds what it needs never comes here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,7 +16,10 @@ use halo_core::outcome::Reason;
 pub type Ask = Arc<dyn Fn(Question) -> bool + Send + Sync>;
 
 /// How long to leave a queue alone that was full, ms, unless a new generation shows that it moves.
-pub(crate) const REFUSED_MS: u64 = 1_000;
+const REFUSED_MS: u64 = 1_000;
+
+/// How often a connection that waits to its deadline puts its question.
+const ASKED_MAX: u64 = 3;
 
 /// Why a decision cannot be made yet.
 pub(crate) struct Missing {
@@ -36,7 +39,7 @@ impl From<Reason> for Missing {
 pub(crate) struct Demand {
     ask: Ask,
     counters: Arc<Counters>,
-    /// How long an answer may take before the question is put again, ms.
+    /// How long an answer may take before the question is put again, ms: whoever waits asks three times.
     patience_ms: u64,
     asked: RefCell<HashMap<Question, Asked>>,
 }
@@ -50,7 +53,9 @@ struct Asked {
 }
 
 impl Demand {
-    pub(crate) fn new(ask: Ask, counters: Arc<Counters>, patience_ms: u64) -> Self {
+    /// `lookup_ms_max` is how long a connection waits in all.
+    pub(crate) fn new(ask: Ask, counters: Arc<Counters>, lookup_ms_max: u64) -> Self {
+        let patience_ms = lookup_ms_max.div_ceil(ASKED_MAX).max(1);
         Self { ask, counters, patience_ms, asked: RefCell::default() }
     }
 
@@ -66,12 +71,10 @@ impl Demand {
         }
     }
 
-    /// Puts the question, unless it was put a moment ago. Says whether the queue was full the last time.
-    fn put(&self, question: &Question, now_ms: u64) -> bool {
+    /// Puts the question, unless it was put a moment ago. Says when to put it again.
+    fn put(&self, question: &Question, now_ms: u64) -> Option<u64> {
         let mut questions = self.asked.borrow_mut();
-        let Some(asked) = questions.get_mut(question) else {
-            return false;
-        };
+        let asked = questions.get_mut(question)?;
         if now_ms >= asked.again_ms {
             asked.refused = !(self.ask)(question.clone());
             let (total, pause_ms) = match asked.refused {
@@ -81,7 +84,7 @@ impl Demand {
             total.increment();
             asked.again_ms = now_ms.saturating_add(pause_ms);
         }
-        asked.refused
+        Some(asked.again_ms)
     }
 }
 
@@ -92,9 +95,9 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Makes sure that the connection's question has been put, and says whether to look again in [`REFUSED_MS`] because
-    /// it could not be.
-    pub(crate) fn need(&mut self, question: Option<Question>, now_ms: u64) -> bool {
+    /// Makes sure that the connection's question has been put, and says when to come again if there was no answer; `None`
+    /// without a question.
+    pub(crate) fn need(&mut self, question: Option<Question>, now_ms: u64) -> Option<u64> {
         if self.question != question {
             self.withdraw();
             if let Some(question) = &question {
@@ -104,7 +107,7 @@ impl Waiting<'_> {
             }
             self.question = question;
         }
-        self.question.as_ref().is_some_and(|question| self.demand.put(question, now_ms))
+        self.question.as_ref().and_then(|question| self.demand.put(question, now_ms))
     }
 
     fn withdraw(&mut self) {
@@ -135,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE_MS: u64 = 5_000;
+    const PATIENCE_MS: u64 = 2_000;
 
     struct Asking {
         demand: Demand,
@@ -154,7 +157,7 @@ mod tests {
                 }
                 room
             });
-            Self { demand: Demand::new(ask, Arc::default(), PATIENCE_MS), heard, full }
+            Self { demand: Demand::new(ask, Arc::default(), 3 * PATIENCE_MS), heard, full }
         }
 
         fn heard(&self) -> usize {
@@ -172,7 +175,7 @@ mod tests {
         let mut waiting: Vec<_> = (0..10).map(|_| asking.demand.enter()).collect();
         for now_ms in [0, 1, PATIENCE_MS - 1] {
             for waiter in &mut waiting {
-                assert!(!waiter.need(question("cart"), now_ms));
+                assert_eq!(waiter.need(question("cart"), now_ms), Some(PATIENCE_MS));
             }
         }
         assert_eq!(asking.heard(), 1);
@@ -182,13 +185,24 @@ mod tests {
     }
 
     #[test]
-    fn a_question_without_an_answer_is_asked_again_after_the_deadline() {
-        let asking = Asking::new();
-        let mut waiter = asking.demand.enter();
-        for now_ms in [0, PATIENCE_MS, PATIENCE_MS + 1] {
-            waiter.need(question("cart"), now_ms);
+    fn a_question_without_an_answer_is_asked_three_times_by_the_deadline() {
+        for lookup_ms_max in [3, 50, 5_000] {
+            let mut asking = Asking::new();
+            let (ask, counters) = (asking.demand.ask.clone(), asking.demand.counters.clone());
+            asking.demand = Demand::new(ask, counters, lookup_ms_max);
+            let (mut first, mut second) = (asking.demand.enter(), asking.demand.enter());
+            let mut now_ms = 0;
+            while now_ms < lookup_ms_max {
+                let again_ms = first.need(question("cart"), now_ms);
+                assert_eq!(
+                    second.need(question("cart"), now_ms),
+                    again_ms,
+                    "they wake together, and one asks"
+                );
+                now_ms = again_ms.unwrap();
+            }
+            assert_eq!(asking.heard(), 3, "{lookup_ms_max}");
         }
-        assert_eq!(asking.heard(), 2);
     }
 
     #[test]
@@ -210,19 +224,20 @@ mod tests {
         let asking = Asking::new();
         asking.full.store(true, Ordering::Relaxed);
         let (mut first, mut second) = (asking.demand.enter(), asking.demand.enter());
-        assert!(first.need(question("cart"), 0) && second.need(question("cart"), 1));
+        assert_eq!(first.need(question("cart"), 0), Some(REFUSED_MS));
+        assert_eq!(second.need(question("cart"), 1), Some(REFUSED_MS));
         assert_eq!(asking.demand.counters.questions_refused.total(), 1);
-        assert!(first.need(question("cart"), REFUSED_MS));
+        first.need(question("cart"), REFUSED_MS);
         assert_eq!(asking.demand.counters.questions_refused.total(), 2);
         asking.full.store(false, Ordering::Relaxed);
-        assert!(second.need(question("cart"), REFUSED_MS + 1), "not yet");
+        assert_eq!(second.need(question("cart"), REFUSED_MS + 1), Some(2 * REFUSED_MS), "not yet");
         asking.demand.generation();
-        assert!(
-            !second.need(question("cart"), REFUSED_MS + 2) && !first.need(question("cart"), REFUSED_MS + 2)
-        );
+        let patient = Some(REFUSED_MS + 2 + PATIENCE_MS);
+        assert_eq!(second.need(question("cart"), REFUSED_MS + 2), patient);
+        assert_eq!(first.need(question("cart"), REFUSED_MS + 2), patient);
         assert_eq!(asking.heard(), 1);
         asking.demand.generation();
-        assert!(!first.need(question("cart"), REFUSED_MS + 3));
+        first.need(question("cart"), REFUSED_MS + 3);
         assert_eq!(asking.heard(), 1, "a generation does not repeat what was heard");
     }
 }

@@ -67,15 +67,18 @@ async fn connect(
     socket: &Socket,
     (pod, destination): (&Rc<Pod>, SocketAddr),
 ) -> Result<(Tracked, Upstream), Reason> {
-    let (source, route) = route(shard, pod, subject.source, destination).await?;
+    let (source, way) = route(shard, pod, subject.source, destination).await?;
     let ask = Ask { shard, pod, subject, source, destination };
-    match route {
-        Route::Tcp(to) => tcp(&ask, socket, to).await,
-        Route::Hbone(to) => tunnelled(&ask, socket, to).await,
-        // It was waited for.
-        Route::Lookup(_) => Err(Reason::DestinationUnknown),
-        Route::Deny(reason) => Err(reason),
+    match way {
+        Open::Tcp(to) => tcp(&ask, socket, to).await,
+        Open::Hbone(to) => tunnelled(&ask, socket, to).await,
     }
+}
+
+/// What to open for a captured connection.
+enum Open {
+    Tcp(TcpRoute),
+    Hbone(HboneRoute),
 }
 
 /// What is known of a captured connection.
@@ -87,14 +90,14 @@ struct Ask<'a> {
     destination: SocketAddr,
 }
 
-/// Decides by one generation. What the control plane has not delivered yet is waited for: the pod's own workload, and
-/// what the node has to ask for.
+/// Decides by one generation. What the control plane has not delivered yet is waited for: the pod's own workload, what
+/// the node has to ask for, and the certificate that a tunnel presents.
 async fn route(
     shard: &Rc<Shard>,
     pod: &Rc<Pod>,
     client: SocketAddr,
     destination: SocketAddr,
-) -> Result<(Arc<Workload>, Route), Reason> {
+) -> Result<(Arc<Workload>, Open), Reason> {
     let decided = shard.wait_for(pod, |snapshot| {
         let source = shard.workload_of(snapshot, pod).ok_or(Reason::SourceUnknown)?;
         let captured = Captured { source, client, destination };
@@ -102,10 +105,15 @@ async fn route(
             Route::Lookup(question) => {
                 Err(Missing { reason: Reason::DestinationUnknown, question: Some(question) })
             }
-            route => Ok((source.clone(), route)),
+            Route::Tcp(to) => Ok(Ok((source.clone(), Open::Tcp(to)))),
+            Route::Hbone(to) => {
+                shard.own_tls(snapshot, &source.identity())?;
+                Ok(Ok((source.clone(), Open::Hbone(to))))
+            }
+            Route::Deny(reason) => Ok(Err(reason)),
         }
     });
-    decided.await
+    decided.await?
 }
 
 /// Connects to a destination outside the mesh.
@@ -155,11 +163,9 @@ fn hbone(seat: Seat, tracked: Tracked, socket: Socket, (place, stream): (Place, 
 
 /// Opens a stream and waits for the far side's 200.
 async fn open(ask: &Ask<'_>, to: &HboneRoute) -> Result<(Place, Rc<Stream>), Reason> {
-    let source = ask.source.identity();
-    ask.shard.wait_for(ask.pod, |snapshot| ask.shard.own_tls(snapshot, &source).map(drop)).await?;
     let key = PoolKey {
         pod: ask.pod.uid.clone(),
-        source,
+        source: ask.source.identity(),
         client: ask.subject.source.ip(),
         peer: to.peer,
         identities: to.identities.clone(),
@@ -181,6 +187,11 @@ async fn try_open(
     request: &ConnectRequest,
 ) -> Result<(Place, Rc<Stream>), Reason> {
     let shard = ask.shard;
+    // Before the first attempt no time has passed since the decision. Before another one the destination may have gone,
+    // and the pod too: one of the same uid may be here in its place.
+    if ask.pod.is_gone() || shard.snapshot().workloads.get(&key.workload).is_none() {
+        return Err(Reason::WorkloadGone);
+    }
     // A dial has deadlines of its own; this one is for a peer that lets us in and then allows no streams.
     let patience_ms = shard.limits.connect_ms_max + shard.limits.handshake_ms_max;
     let place = ring::within_ms(patience_ms, pool::acquire(shard, key)).await;

@@ -1,7 +1,7 @@
 //! One shard: everything that its core owns, and what the mailbox makes of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use halo_core::workload::Workload;
 
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
-use crate::demand::{Demand, Missing, REFUSED_MS};
+use crate::demand::{Demand, Missing};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::{Pod, Seat};
@@ -158,19 +158,14 @@ impl Shard {
         let snapshot = Rc::new(Snapshot::clone(&snapshot));
         let old = self.snapshot.replace(snapshot.clone());
         self.counters.snapshots.increment();
-        let policies_changed = !old.policies.same(&snapshot.policies);
-        for pod in self.pods.borrow().values() {
-            if policies_changed || self.workload_changed(&old, &snapshot, pod) {
-                self.recheck(&snapshot, pod);
-            }
+        self.recheck(&old, &snapshot);
+        self.close_tunnels_to_the_gone(&old, &snapshot);
+        if !old.certificates.ptr_eq(&snapshot.certificates) {
+            self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
         }
-        if !old.workloads.same(&snapshot.workloads) {
-            self.close_tunnels_to_the_gone(&snapshot);
-        }
-        self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
         let lists = |snapshot: &Snapshot| snapshot.revocations.as_ref().map(Arc::as_ptr);
         if lists(&old) != lists(&snapshot) {
-            self.revoke(snapshot.revocations.as_deref());
+            self.revoke(snapshot.revocations.as_ref());
         }
         self.demand.generation();
         self.changed.notify();
@@ -183,42 +178,60 @@ impl Shard {
         }
     }
 
-    /// Cuts the pod's inbound connections that policy no longer admits.
-    fn recheck(&self, snapshot: &Snapshot, pod: &Rc<Pod>) {
-        // A workload that the control plane has already withdrawn keeps what it was granted until its pod goes.
-        let Some(workload) = self.workload_of(snapshot, pod) else {
+    /// Cuts the inbound connections that policy no longer admits, of the pods that a change may concern.
+    fn recheck(&self, old: &Snapshot, new: &Snapshot) {
+        let policies_changed = !old.policies.same(&new.policies);
+        let workloads_changed = !old.workloads.same(&new.workloads);
+        if !policies_changed && !workloads_changed {
             return;
-        };
-        for conn in self.conns_where(|conn| is_inbound(conn) && Rc::ptr_eq(&conn.pod, pod)) {
-            let connection = rbac::Connection {
-                source: conn.parties.source,
-                identity: conn.parties.source_identity.as_ref(),
-                destination: conn.parties.destination,
-                workload,
-            };
-            if self.verdict(snapshot, &connection).is_some() {
-                conn.cut(Reason::PolicyChange);
-            }
+        }
+        let pods = self.pods.borrow();
+        let concerned = pods.values().filter(|pod| policies_changed || self.workload_changed(old, new, pod));
+        // A workload that the control plane has already withdrawn keeps what it was granted until its pod goes.
+        let concerned = concerned.filter_map(|pod| Some((&*pod.uid, self.workload_of(new, pod)?)));
+        let concerned: HashMap<&str, &Arc<Workload>> = concerned.collect();
+        if concerned.is_empty() {
+            return;
+        }
+        let refused = self.conns_where(|conn| {
+            let concerned = concerned.get(&*conn.pod.uid).filter(|_| is_inbound(conn) && !conn.pod.is_gone());
+            concerned.is_some_and(|workload| {
+                let connection = rbac::Connection {
+                    source: conn.parties.source,
+                    identity: conn.parties.source_identity.as_ref(),
+                    destination: conn.parties.destination,
+                    workload,
+                };
+                self.verdict(new, &connection).is_some()
+            })
+        });
+        for conn in refused {
+            conn.cut(Reason::PolicyChange);
         }
     }
 
-    fn close_tunnels_to_the_gone(&self, snapshot: &Snapshot) {
+    fn close_tunnels_to_the_gone(&self, old: &Snapshot, new: &Snapshot) {
         let mut pool = self.pool.borrow_mut();
-        let gone: Vec<_> =
-            pool.workloads().filter(|uid| snapshot.workloads.get(uid).is_none()).cloned().collect();
-        for uid in &gone {
-            pool.remove_workload(uid);
+        // Whoever comes to the pool has just seen the workload, so no tunnel leads to one that went before.
+        if pool.is_empty() || old.workloads.same(&new.workloads) {
+            return;
         }
+        let gone: HashSet<&str> =
+            new.workloads.removed_since(&old.workloads).map(|workload| &*workload.uid).collect();
         if !gone.is_empty() {
+            pool.remove_workloads(|uid| gone.contains(uid));
             self.pool_changed.notify();
         }
     }
 
     /// Goes by new revocation lists: handshakes from now on, those that run at their end, and open tunnels at once.
-    fn revoke(&self, revocations: Option<&Revocations>) {
-        let lists = revocations.map(|revocations| Arc::new(RevocationLists::new(revocations)));
-        let unreadable = lists.as_ref().map_or(0, |lists| lists.unreadable());
-        self.counters.crl_unreadable.add(unreadable as u64);
+    fn revoke(&self, revocations: Option<&Arc<Revocations>>) {
+        let lists = match revocations.map(RevocationLists::new) {
+            Some(Some(lists)) => Some(Arc::new(lists)),
+            // The control thread publishes only what it could read. Should one fail here, those before it stay in force.
+            Some(None) => return,
+            None => None,
+        };
         self.revocations.replace(lists);
         self.tls.borrow_mut().clear();
         for tunnel in self.tunnels_where(|tunnel| tunnel.ended().is_none() && self.revoked(&tunnel.peer)) {
@@ -259,6 +272,9 @@ impl Shard {
         pod: &Pod,
         mut find: impl FnMut(&Rc<Snapshot>) -> Result<T, Missing>,
     ) -> Result<T, Reason> {
+        if pod.is_gone() {
+            return Err(Reason::WorkloadGone);
+        }
         match find(&self.snapshot()) {
             Ok(found) => Ok(found),
             // Nearly every connection finds all it needs, and none should be larger for those that do not.
@@ -276,12 +292,17 @@ impl Shard {
         let mut waiting = self.demand.enter();
         let found = ring::within_ms(self.limits.lookup_ms_max, async {
             loop {
+                let now_ms = ring::now_ms();
+                match waiting.need(missing.question.take(), now_ms) {
+                    Some(again_ms) => {
+                        let wait_ms = again_ms.saturating_sub(now_ms).max(1);
+                        ring::within_ms(wait_ms, self.changed.next()).await;
+                    }
+                    None => self.changed.next().await,
+                }
+                // Before it decides: the place of the pod may have been taken by another one already.
                 if pod.is_gone() {
                     return Err(Reason::WorkloadGone);
-                }
-                match waiting.need(missing.question.take(), ring::now_ms()) {
-                    true => drop(ring::within_ms(REFUSED_MS, self.changed.next()).await),
-                    false => self.changed.next().await,
                 }
                 match find(&self.snapshot()) {
                     Ok(found) => return Ok(found),

@@ -16,6 +16,7 @@ mod recent;
 mod records;
 mod revocation;
 mod sealed;
+mod signed;
 mod unbuffered;
 mod verify;
 

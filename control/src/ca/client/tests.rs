@@ -310,6 +310,25 @@ async fn a_server_that_does_not_answer_is_given_up_on() {
 }
 
 #[tokio::test]
+async fn a_server_that_cannot_answer_does_not_get_the_next_call_over_the_same_connection() {
+    let bench = Bench::start(&["localhost"], later()).await;
+    let client = bench.client();
+    let answers: [(fn() -> Status, usize); 4] = [
+        (|| Status::unavailable("not ready"), 2),
+        (|| Status::internal("x"), 3),
+        (|| Status::unknown("x"), 4),
+        (|| Status::permission_denied("no such pod"), 4),
+    ];
+    for (answer, connections) in answers {
+        bench.server.set_answer(Arc::new(move |_| Some(Err(answer()))));
+        assert!(matches!(issue(&client).await, Err(CaError::Refused { .. })));
+        bench.server.set_answer(good(&bench.workload_root));
+        issue(&client).await.unwrap();
+        assert_eq!(bench.server.connections(), connections);
+    }
+}
+
+#[tokio::test]
 async fn calls_that_wait_together_make_one_connection() {
     let bench = Bench::start(&["localhost"], later()).await;
     let client = bench.client();

@@ -24,6 +24,10 @@ struct Bench {
 
 impl Bench {
     fn start(address: &str, on_demand: bool) -> Self {
+        Self::start_with(address, on_demand, SILENCE_MAX)
+    }
+
+    fn start_with(address: &str, on_demand: bool, silence_max: Duration) -> Self {
         let shards = FakeShards::default();
         let (status, seen) = watch::channel(XdsStatus::default());
         let (questions, asked) = mpsc::channel(10);
@@ -37,7 +41,7 @@ impl Bench {
             cluster: "c1".into(),
             headers: vec![("x-extra".into(), "1".into())],
         };
-        tokio::spawn(run(XdsSetup {
+        let setup = XdsSetup {
             upstream: Upstream::new(config),
             node: Node { id: "node".into(), ..Node::default() },
             on_demand,
@@ -46,7 +50,8 @@ impl Bench {
             pods: enrolled,
             status,
             cluster: "c1".into(),
-        }));
+        };
+        tokio::spawn(follow(setup, silence_max));
         Self { shards, status: seen, questions, pods }
     }
 
@@ -146,12 +151,38 @@ async fn a_refused_resource_is_named_and_the_rest_is_in_force() {
     let refused = |status: &XdsStatus| status.error.as_ref().is_some_and(|error| error.contains("refused"));
     let status = bench.status_where(refused).await;
     assert_eq!(status.counters.session.rejected, 1);
-    assert!(!status.synced);
-    let error = "connected; 1 of the last push of istio.workload.Address refused, first ";
+    assert!(status.synced);
+    let error = "connected; 1 of istio.workload.Address refused: ";
     assert_eq!(status.error, Some(format!("{error}{expected}").into()));
-    stream.send(push("n2", vec![workload("bad", "2")])).await;
+    stream.send(push("n2", vec![workload("other", "1")])).await;
     assert_eq!(stream.request().await.error_detail, None);
-    bench.status_where(|status| status.synced).await;
+    assert!(refused(&bench.status.borrow()));
+    stream.send(push("n3", vec![workload("bad", "2")])).await;
+    assert_eq!(stream.request().await.error_detail, None);
+    bench.status_where(|status| status.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_node_is_not_ready_while_a_policy_is_refused_and_says_so() {
+    let mut server = Server::start().await;
+    let mut bench = Bench::start(&server.address(), false);
+    let mut stream = server.stream().await;
+    opened(&mut stream).await;
+    stream.send(push("n1", vec![])).await;
+    stream.request().await;
+    let bad = Resource { name: "a/deny".into(), version: "1".into(), ..Resource::default() };
+    stream.send(DeltaDiscoveryResponse { resources: vec![bad], ..policies("n2") }).await;
+    assert_eq!(stream.request().await.error_detail.unwrap().message, "a/deny: the resource is not set");
+    stream.send(policies("n3")).await;
+    assert_eq!(stream.request().await.error_detail, None);
+    let status = bench.status_where(|status| status.counters.policies.messages == 2).await;
+    assert!(!status.synced);
+    let error = "connected; not ready, since what a refused policy denies would be let through: \
+                 1 of istio.security.Authorization refused: a/deny: the resource is not set";
+    assert_eq!(status.error.as_deref(), Some(error));
+    stream.send(DeltaDiscoveryResponse { removed_resources: vec!["a/deny".into()], ..policies("n4") }).await;
+    let status = bench.status_where(|status| status.synced).await;
+    assert_eq!(status.error, None);
 }
 
 #[tokio::test]
@@ -212,6 +243,47 @@ async fn what_was_told_stays_in_force_while_the_server_is_gone() {
     assert_eq!(first.initial_resource_versions, [("a".into(), "1".into())].into());
     let back = bench.status_where(|status| status.connected).await;
     assert_eq!((back.synced, back.error), (true, None));
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_left_while_the_node_waits_for_it() {
+    let mut server = Server::start().await;
+    let mut bench = Bench::start_with(&server.address(), false, Duration::from_millis(50));
+    let _silent = server.stream().await;
+    let said = |status: &XdsStatus| status.error.as_deref() == Some("Unavailable: no response within 0.05 s");
+    let status = bench.status_where(said).await;
+    assert!(!status.connected && status.counters.terminations.error > 0);
+    let _next = server.stream().await;
+    assert!(server.connections() >= 2, "the next stream goes over the same connection");
+}
+
+#[tokio::test]
+async fn a_server_that_ends_streams_unanswered_does_not_get_the_next_over_the_same_connection() {
+    let mut server = Server::start().await;
+    let bench = Bench::start(&server.address(), false);
+    for ending in [Some(Status::unavailable("overloaded")), Some(Status::internal("x")), None] {
+        let before = server.connections();
+        server.stream().await.end(ending).await;
+        let mut stream = server.stream().await;
+        assert_eq!(server.connections(), before.max(1) + 1);
+        opened(&mut stream).await;
+        stream.send(push("n1", vec![])).await;
+        stream.request().await;
+        stream.end(None).await;
+    }
+    let last = server.stream().await;
+    assert_eq!(server.connections(), 4, "a server that answers keeps the node");
+    drop((bench, last));
+}
+
+/// The listener's queue takes connections, which says nothing of a server behind it.
+#[tokio::test]
+async fn a_connection_is_no_stream_until_the_server_takes_the_call() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let mut bench = Bench::start_with(&address, false, Duration::from_millis(50));
+    let ended = |status: &XdsStatus| status.counters != Default::default() || status.connected;
+    assert!(!bench.status_where(ended).await.connected);
 }
 
 #[tokio::test]

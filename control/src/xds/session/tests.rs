@@ -116,7 +116,7 @@ fn what_is_refused_is_named_and_what_was_in_force_stays() {
         = +w c1//Pod/a/x
         = +w c1//Pod/a/z
         > address nack n1 c1//Pod/a/y: the resource is not set; c1//Pod/a/v: the resource is not set
-        missing istio.workload.Address istio.security.Authorization
+        missing istio.security.Authorization
         < address n2
             bad c1//Pod/a/x@2
         > address nack n2 c1//Pod/a/x: the resource is not set
@@ -135,6 +135,108 @@ fn what_is_refused_is_named_and_what_was_in_force_stays() {
         = -w c1//Pod/a/z
         > address ack n4
         missing
+        ",
+    );
+}
+
+/// The server does not send again what was refused until it changes.
+#[test]
+fn a_refused_workload_does_not_keep_a_node_from_starting() {
+    let session = play(
+        Scope::Wildcard,
+        "
+        connect
+        > address first
+        > policy first
+        < policy n1
+        > policy ack n1
+        < address n2
+            w c1//Pod/a/x@1
+            bad c1//Pod/a/y@1
+        = +w c1//Pod/a/x
+        > address nack n2 c1//Pod/a/y: the resource is not set
+        missing
+        refused c1//Pod/a/y: the resource is not set
+        < address n3
+            w c1//Pod/a/x@2
+        = +w c1//Pod/a/x
+        > address ack n3
+        refused c1//Pod/a/y: the resource is not set
+        < address n4
+            gone c1//Pod/a/y
+        > address ack n4
+        refused
+        ",
+    );
+    assert!(session.synced());
+}
+
+#[test]
+fn a_refused_policy_is_missing_until_it_is_accepted_or_removed() {
+    for end in ["p a/deny@2", "gone a/deny"] {
+        let accepted = if end.starts_with('p') { "= +p a/deny" } else { "" };
+        play(
+            Scope::Wildcard,
+            &format!(
+                "
+                connect
+                > address first
+                > policy first
+                < address n1
+                > address ack n1
+                < policy n2
+                    p a/allow@1
+                    bad a/deny@1
+                = +p a/allow
+                > policy nack n2 a/deny: the resource is not set
+                missing istio.security.Authorization
+                < policy n3
+                    p a/other@1
+                = +p a/other
+                > policy ack n3
+                missing istio.security.Authorization
+                refused a/deny: the resource is not set
+                < policy n4
+                    {end}
+                {accepted}
+                > policy ack n4
+                missing
+                refused
+                < policy n5
+                    bad a/other@2
+                > policy nack n5 a/other: the resource is not set
+                missing
+                refused a/other: the resource is not set
+                "
+            ),
+        );
+    }
+}
+
+/// A removal that happens while there is no stream is never told: the server does not know that the client saw it.
+#[test]
+fn what_a_new_streams_first_response_does_not_send_again_is_not_refused_any_more() {
+    play(
+        Scope::Wildcard,
+        "
+        connect
+        > address first
+        > policy first
+        < address n1
+        > address ack n1
+        < policy n2
+            bad a/deny@1
+        > policy nack n2 a/deny: the resource is not set
+        disconnect
+        connect
+        > address first
+        > policy first
+        missing istio.security.Authorization
+        refused a/deny: the resource is not set
+        < policy n3
+        > policy ack n3
+        missing
+        refused
         ",
     );
 }
@@ -399,7 +501,7 @@ fn every_key_is_subscribed_again_on_the_next_stream() {
 }
 
 #[test]
-fn keys_beyond_the_bound_are_refused_and_counted() {
+fn a_key_beyond_the_bound_takes_the_place_of_the_one_not_asked_about_for_longest() {
     let session = play(
         Scope::OnDemand { keys_max: 2 },
         "
@@ -408,12 +510,82 @@ fn keys_beyond_the_bound_are_refused_and_counted() {
         > policy first
         ask a/h1
         ask a/h2
+        > address sub=a/h1,a/h2
+        < address n1
+            s a/h1@1
+            w c1//Pod/a/x@1 serves=a/h1
+            gone a/h2
+        = +s a/h1
+        = answered a/h1
+        = +w c1//Pod/a/x
+        = answered a/h2
+        > address ack n1
+        ask a/h1
+        ask a/h3
+        = unanswered a/h2
+        > address unsub=a/h2
+        > address sub=a/h3
+        ask a/h4
+        = unanswered a/h1
+        = -s a/h1
+        = -w c1//Pod/a/x
+        > address unsub=a/h1,c1//Pod/a/x
+        > address sub=a/h4
         ask a/h3
         ask a/h1
-        > address sub=a/h1,a/h2
+        > address unsub=a/h4
+        > address sub=a/h1
         ",
     );
-    assert_eq!(session.counters().demands_refused, 1);
+    assert_eq!((session.counters().demands_evicted, session.counters().demands_refused), (3, 0));
+}
+
+#[test]
+fn what_the_nodes_pods_lead_to_is_not_given_up_for_a_question() {
+    let session = play(
+        Scope::OnDemand { keys_max: 2 },
+        "
+        connect
+        > address first unsub=*
+        > policy first
+        ask a/h
+        pods a/x
+        > address sub=a/h,c1//Pod/a/x
+        < address n1
+            w c1//Pod/a/x@1 serves=a/h
+            s a/h@1
+        = +w c1//Pod/a/x
+        = +s a/h
+        = answered a/h
+        > address ack n1
+        ask a/other
+        ask a/h
+        ask a/more
+        pods
+        = unanswered a/h
+        = -s a/h
+        = -w c1//Pod/a/x
+        > address unsub=a/h,c1//Pod/a/x
+        ",
+    );
+    assert_eq!(session.counters().demands_refused, 2);
+}
+
+#[test]
+fn all_keys_fit_into_a_streams_first_request() {
+    use prost::Message;
+    let mut session = Session::new(Node::default(), "c1".into(), Scope::OnDemand { keys_max: KEYS_MAX });
+    let demands = session.demands.as_mut().unwrap();
+    for number in 0..5000 {
+        let host = format!("{number:01000}");
+        assert_eq!(demands.ask(Question::Service(ServiceKey::new("a", &host))).0, Asked::Taken);
+    }
+    demands.check();
+    session.connected();
+    let first = session.poll_request().unwrap();
+    assert!(first.resource_names_subscribe.len() > 2000);
+    assert!(first.resource_names_subscribe.contains(&format!("a/{:01000}", 4999)));
+    assert!(first.encoded_len() < REQUEST_LEN_MAX * 3 / 4);
 }
 
 #[test]

@@ -188,8 +188,8 @@ fn the_port_is_the_endpoints_own_then_the_services_number() {
 #[test]
 fn the_address_is_the_requested_one_then_of_an_offered_family() {
     let mut workload = pod("shop", "cart", "10.0.0.2");
-    workload.addresses.push(ip("2001:db8::2"));
-    workload.addresses.push(ip("10.0.0.3"));
+    workload.addresses.insert(1, ip("2001:db8::2"));
+    workload.addresses.insert(2, ip("10.0.0.3"));
     let mut shop = service("shop", "cart", &[]);
     let cases = [
         (None, "10.0.0.3", Some("10.0.0.3")),

@@ -227,7 +227,8 @@ fn a_peer_that_takes_no_streams_is_not_dialled_forever() {
 
 #[test]
 fn a_removed_pod_or_workload_takes_its_tunnels_and_waiters_along() {
-    let remove: [fn(&mut Pool); 2] = [|pool| pool.remove_pod("p"), |pool| pool.remove_workload("w")];
+    let remove: [fn(&mut Pool); 2] =
+        [|pool| pool.remove_pod("p"), |pool| pool.remove_workloads(|uid| uid == "w")];
     for remove in remove {
         let (mut pool, ready) = with_tunnel(1);
         let waiter = pool.acquire(&key("p", "w"), 0);

@@ -77,7 +77,7 @@ fn the_pods_own_address_is_plain_tcp_whatever_the_workload_says() {
 fn a_workload_is_reached_at_the_address_that_was_asked_for() {
     let plain = Workload { protocol: Protocol::Tcp, ..pod("shop", "plain", "10.0.0.3") };
     let mut cart = pod("shop", "cart", "10.0.0.2");
-    cart.addresses.push(ip("2001:db8::2"));
+    cart.addresses.insert(1, ip("2001:db8::2"));
     let mesh = snapshot([client(), cart.clone(), plain.clone()], []);
 
     let route_v6 = hbone(route(&mesh, "[2001:db8::2]:8080"));

@@ -6,6 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 use crate::few::Few;
 
@@ -92,6 +93,19 @@ impl<T: Entry> Index<T> {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Values of `older` that are here no longer, or differ. What the two maps share is skipped, so that this costs what
+    /// changed between them.
+    pub(super) fn replaced_since<'a>(&'a self, older: &'a Self) -> impl Iterator<Item = &'a T>
+    where
+        T: PartialEq,
+    {
+        let old = |item: DiffItem<'a, 'a, u64, Few<T>>| match item {
+            DiffItem::Remove(_, old) | DiffItem::Update { old: (_, old), .. } => Some(old),
+            DiffItem::Add(..) => None,
+        };
+        older.by_hash.diff(&self.by_hash).filter_map(old).flatten()
     }
 
     /// Whether both are the same map, without comparing what is in it.

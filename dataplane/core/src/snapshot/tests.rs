@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
@@ -295,5 +295,34 @@ proptest! {
             workloads.remove(uid);
         }
         prop_assert_eq!(workloads.by_service.len(), 0);
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_was_removed_between_two_generations_is_found_whatever_they_share(
+        before in vec(0..400_u16, 0..400),
+        edits in vec((0..400_u16, any::<bool>()), 0..60),
+    ) {
+        let workload = |number: u16, node: &str| {
+            let uid = number.to_string().into();
+            Arc::new(Workload { uid, node: node.into(), ..Workload::default() })
+        };
+        let mut older = Workloads::default();
+        before.iter().for_each(|number| older.insert(workload(*number, "before")));
+        let mut newer = older.clone();
+        for (number, remove) in edits {
+            match remove {
+                true => drop(newer.remove(&number.to_string())),
+                false => newer.insert(workload(number, "after")),
+            }
+        }
+        let uids = |found: &mut dyn Iterator<Item = &Arc<Workload>>| -> BTreeSet<String> {
+            found.map(|workload| workload.uid.to_string()).collect()
+        };
+        let gone = uids(&mut older.iter().filter(|workload| newer.get(&workload.uid).is_none()));
+        prop_assert_eq!(newer.removed_since(&older).count(), gone.len());
+        prop_assert_eq!(uids(&mut newer.removed_since(&older)), gone);
+        prop_assert_eq!(newer.removed_since(&newer.clone()).count(), 0);
     }
 }

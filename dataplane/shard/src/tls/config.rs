@@ -83,6 +83,11 @@ impl TlsConfig {
         &self.identity
     }
 
+    /// What peers are judged by.
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        self.trust.clone()
+    }
+
     /// The client's configuration for a server that must be one of `accepted`.
     pub(super) fn client(&self, accepted: Arc<[Identity]>) -> Arc<ClientConfig> {
         let mut config = self.client.clone();

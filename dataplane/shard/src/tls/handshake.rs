@@ -19,7 +19,7 @@ use super::records::{AnyRecords, FrontRecord, RecordsKind, front_record};
 use super::revocation::PeerChain;
 use super::sealed::Sealed;
 use super::unbuffered::Unbuffered;
-use super::verify;
+use super::verify::{self, Trust};
 
 /// What a handshake is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub enum Progress {
 /// A client is done as soon as it has sent its certificate: a server that refuses it says so in the first record.
 pub struct Handshake {
     connection: Connection,
+    trust: Arc<Trust>,
     /// Bytes at the front of `input` that rustls has been shown and may still want.
     presented: usize,
     /// What was presented last cannot be a record.
@@ -50,18 +51,18 @@ impl Handshake {
         let name = ServerName::from(Ipv4Addr::UNSPECIFIED);
         let connection = UnbufferedClientConnection::new(config.client(accepted), name)
             .map_err(|error| TlsError::from(&error))?;
-        Ok(Self::new(Connection::Client(Box::new(connection))))
+        Ok(Self::new(Connection::Client(Box::new(connection)), config))
     }
 
     /// Begins a handshake with a client that must belong to our own trust domain.
     pub fn server(config: &TlsConfig) -> Result<Self, TlsError> {
         let connection =
             UnbufferedServerConnection::new(config.server()).map_err(|error| TlsError::from(&error))?;
-        Ok(Self::new(Connection::Server(Box::new(connection))))
+        Ok(Self::new(Connection::Server(Box::new(connection)), config))
     }
 
-    fn new(connection: Connection) -> Self {
-        Self { connection, presented: 0, malformed: false, outcome: None }
+    fn new(connection: Connection, config: &TlsConfig) -> Self {
+        Self { connection, trust: config.trust(), presented: 0, malformed: false, outcome: None }
     }
 
     /// Goes as far as the bytes in `input` allow: drops from its front what is used up, and appends to `out` what must
@@ -129,7 +130,8 @@ impl Handshake {
 
     /// The peer's chain, for checks later in the connection's life. Empty before [`Progress::Done`].
     pub fn peer_chain(&self) -> PeerChain {
-        PeerChain::new(self.connection.common().peer_certificates().unwrap_or_default())
+        let presented = self.connection.common().peer_certificates().unwrap_or_default();
+        PeerChain::new(presented, &self.trust.roots.roots)
     }
 
     /// Ends the handshake: the records of the connection and the peer's first workload identity. Bytes left in `input`

@@ -16,6 +16,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
     RootCertStore, SignatureScheme,
 };
+use webpki::CertRevocationList;
 
 use super::error::{CertificateFault, TlsError};
 use super::recent::{Chain, Role, TrustId};
@@ -83,15 +84,15 @@ impl Trust {
                 Role::Client => webpki::KeyUsage::client_auth(),
                 Role::Server => webpki::KeyUsage::server_auth(),
             };
-            let lists = self.lists.as_ref().map(|lists| lists.all()).unwrap_or_default();
-            let revocation = revocation::options(&lists);
             let (algorithms, roots) = (self.algorithms.all, &self.roots.roots);
-            webpki::EndEntityCert::try_from(leaf)
-                .and_then(|leaf| {
-                    leaf.verify_for_usage(algorithms, roots, intermediates, now, usage, revocation, None)
-                        .map(drop)
-                })
-                .map_err(|error| fault(&error))
+            let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|error| fault(&error))?;
+            let verify = |lists: &[&CertRevocationList<'_>]| {
+                let revocation = revocation::options(lists);
+                leaf.verify_for_usage(algorithms, roots, intermediates, now, usage, revocation, None)
+                    .map(drop)
+            };
+            let verdict = self.lists.as_ref().map_or_else(|| verify(&[]), |lists| lists.judge(verify));
+            verdict.map_err(|error| fault(&error))
         })
     }
 

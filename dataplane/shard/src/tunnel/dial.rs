@@ -48,7 +48,10 @@ pub(crate) async fn run(shard: Rc<Shard>, id: TunnelId, key: PoolKey) {
 }
 
 async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunnel>, Reason> {
-    let pod = shard.pod(&key.pod).ok_or(Reason::WorkloadGone)?;
+    // The pool gives up the dials of a pod that goes, and ids are not used again: one that it knows is for the pod that
+    // is here now, and never for an earlier one of the same uid.
+    let wanted = shard.pool.borrow().knows(id);
+    let pod = shard.pod(&key.pod).filter(|_| wanted).ok_or(Reason::WorkloadGone)?;
     let config = shard.tls_of(&shard.snapshot(), &key.source).ok_or(Reason::NoCertificate)?;
     let handshake = Handshake::client(&config, key.identities.clone()).map_err(|error| error.reason())?;
     let socket = pod.connect(shard, key.peer, Leg::Out).await.map_err(|reason| match reason {

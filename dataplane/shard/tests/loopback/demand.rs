@@ -9,7 +9,6 @@ use halo_core::demand::Question;
 use halo_core::limits::Limits;
 use halo_core::net::{HBONE_PORT, NetworkAddress, OUTBOUND_PORT};
 use halo_core::outcome::Reason;
-use halo_core::service::ServiceKey;
 use socket2::{Domain, Socket, Type};
 
 use crate::app::{echo, until_reset};
@@ -100,6 +99,7 @@ fn a_connection_without_an_answer_is_refused_at_the_deadline_and_the_next_one_as
         for round in 1..=2 {
             until_reset(connect(OUTSIDE));
             assert_eq!(rig.question(), address(OUTSIDE));
+            assert!(rig.questions.try_iter().all(|again| again == address(OUTSIDE)));
             assert_eq!(rig.counters.closed_by(Reason::DestinationUnknown), round);
             assert_eq!(rig.counters.lookups_expired.total(), round);
         }
@@ -139,6 +139,21 @@ fn a_question_that_found_the_queue_full_is_asked_again_though_nothing_else_happe
 }
 
 #[test]
+fn a_question_that_is_lost_is_asked_again_while_there_is_time_for_an_answer() {
+    each_shard_with(Limits { lookup_ms_max: 6_000, ..Limits::default() }, |mut rig| {
+        ask_for_what_is_missing(&mut rig);
+        let mut socket = connect(SERVICE);
+        assert_eq!(rig.question(), address(SERVICE));
+        // Nobody answers the first one, and nothing else happens.
+        assert_eq!(rig.question(), address(SERVICE));
+        rig.serve(OUTBOUND_PORT, echo().port());
+        check_echo(&mut socket);
+        assert_eq!(rig.counters.lookups.total(), 1, "the connection waited all the time");
+        assert_eq!(rig.counters.lookups_expired.total(), 0);
+    });
+}
+
+#[test]
 fn a_pod_that_is_removed_ends_what_waits_at_once() {
     each_shard_with(patient(), |mut rig| {
         ask_for_what_is_missing(&mut rig);
@@ -148,6 +163,38 @@ fn a_pod_that_is_removed_ends_what_waits_at_once() {
         until_reset(socket);
         assert_eq!(rig.counters.closed_by(Reason::WorkloadGone), 1);
         assert_eq!(rig.counters.lookups_expired.total(), 0);
+    });
+}
+
+#[test]
+fn what_waits_for_a_pod_that_is_removed_does_not_go_on_with_the_next_pod_of_its_uid() {
+    each_shard_with(patient(), |mut rig| {
+        rig.serve(OUTBOUND_PORT, echo().port());
+        let certificate = Arc::new(rig.authority.issue(&pay()));
+        rig.publish(|snapshot| drop(snapshot.certificates.remove(&pay())));
+        let socket = connect(SERVICE);
+        assert_eq!(rig.question(), Question::Certificate(pay()));
+        // The connection wakes to a world in which all that it lacked is there, but its pod.
+        rig.replace_pod_and_publish(|snapshot| drop(snapshot.certificates.insert(pay(), certificate)));
+        until_reset(socket);
+        assert_eq!(rig.counters.closed_by(Reason::WorkloadGone), 1);
+        assert_eq!(rig.counters.tunnels_dialed.total(), 0);
+        check_echo(&mut connect(SERVICE));
+    });
+}
+
+#[test]
+fn a_connection_that_waits_for_its_certificate_goes_where_the_newest_generation_says() {
+    each_shard_with(patient(), |mut rig| {
+        rig.serve(OUTBOUND_PORT, 1);
+        let certificate = Arc::new(rig.authority.issue(&pay()));
+        rig.publish(|snapshot| drop(snapshot.certificates.remove(&pay())));
+        let mut socket = connect(SERVICE);
+        assert_eq!(rig.question(), Question::Certificate(pay()));
+        rig.serve(OUTBOUND_PORT, echo().port());
+        rig.publish(|snapshot| drop(snapshot.certificates.insert(pay(), certificate)));
+        check_echo(&mut socket);
+        assert_eq!(rig.counters.lookups.total(), 1, "it waited once");
     });
 }
 
@@ -170,21 +217,38 @@ fn a_handshake_and_a_connection_that_wait_for_their_certificate_ask_for_it_once(
 }
 
 #[test]
-fn a_request_for_a_host_waits_for_the_service_of_that_name() {
+fn a_request_for_a_host_that_the_pod_serves_waits_for_the_service_of_that_name() {
     each_shard_with(patient(), |mut rig| {
         ask_for_what_is_missing(&mut rig);
         let port = echo().port();
+        rig.serve(80, port);
+        let service = rig.withdraw_service();
         let mut peer = Peer::dial(&rig);
-        let absent = peer.request("gone.shop.svc:80");
-        assert_eq!(rig.question(), Question::Service(ServiceKey::new("shop", "gone.shop.svc")));
         let stream = peer.request("pay.shop.svc:80");
-        let asked = Question::Service(ServiceKey::new("shop", "pay.shop.svc"));
-        assert_eq!(rig.question(), asked);
+        assert_eq!(rig.question(), Question::Service(service));
         rig.serve(80, port);
         assert_eq!(peer.answer(stream), 200);
         peer.echo(stream, b"hello");
-        answer(&mut rig, Question::Service(ServiceKey::new("shop", "gone.shop.svc")));
+        let service = rig.withdraw_service();
+        let absent = peer.request("pay.shop.svc:80");
+        assert_eq!(rig.question(), Question::Service(service.clone()));
+        answer(&mut rig, Question::Service(service));
         assert_eq!(peer.answer(absent), 503);
         assert_eq!(rig.counters.closed_by(Reason::UnknownService), 1);
+    });
+}
+
+#[test]
+fn a_request_for_a_host_that_the_pod_does_not_serve_is_refused_without_a_question() {
+    each_shard_with(patient(), |mut rig| {
+        ask_for_what_is_missing(&mut rig);
+        let mut peer = Peer::dial(&rig);
+        for host in ["gone.shop.svc:80", "pay.shop.svc:80"] {
+            let stream = peer.request(host);
+            assert_eq!(peer.answer(stream), 503, "{host}");
+        }
+        assert_eq!(rig.counters.closed_by(Reason::UnknownService), 2);
+        assert_eq!(rig.counters.lookups.total(), 0);
+        assert!(rig.questions.try_recv().is_err());
     });
 }

@@ -138,13 +138,18 @@ fn a_handshake_that_runs_while_its_client_is_revoked_is_refused_at_its_end() {
 }
 
 #[test]
-fn a_list_that_cannot_be_read_is_counted_and_the_others_are_in_force() {
+fn lists_that_cannot_be_read_leave_those_before_them_in_force() {
     each_shard(|mut rig| {
         let serial = become_client(&mut rig, "bad");
-        let (mut bad, _) = Peer::connect(&rig, echo());
-        let lists = vec![vec![1, 2, 3], rig.authority.revoke(&[&serial])];
+        revoke(&mut rig, &[&serial]);
+        let lists = vec![vec![1, 2, 3], rig.authority.revoke(&[])];
         rig.publish(|snapshot| snapshot.revocations = Some(Arc::new(Revocations { lists })));
-        bad.until("GOAWAY", |seen| matches!(seen, Seen::GoAway(_)).then_some(()));
-        assert_eq!(rig.counters.crl_unreadable.total(), 1);
+        let mut refused = Link::dial(&rig);
+        assert!(refused.flush(DEADLINE));
+        let counters = rig.counters.clone();
+        rig.until("refused", |_| counters.closed_by(Reason::CertRevoked) == 1);
+        drop(refused);
+        revoke(&mut rig, &[]);
+        drop(Peer::connect(&rig, echo()));
     });
 }

@@ -138,14 +138,15 @@ impl Rig {
     }
 
     fn add_pod(&self) {
-        let spec = PodSpec {
-            uid: UID.into(),
-            name: "pay".into(),
-            namespace: "shop".into(),
-            service_account: "pay".into(),
-            netns: Arc::new(OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())),
-        };
-        self.ask(|reply| Message::AddPod(spec, reply)).unwrap();
+        self.ask(|reply| Message::AddPod(pod(), reply)).unwrap();
+    }
+
+    /// Puts a pod of the same uid in the pod's place and publishes the next generation, with no time between.
+    pub(crate) fn replace_pod_and_publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        // A pod that is added takes the place of the one with its uid.
+        let added = self.tell(|reply| Message::AddPod(pod(), reply));
+        self.publish(change);
+        added.recv_timeout(DEADLINE).expect("the shard answers").unwrap();
     }
 
     pub(crate) fn remove_pod(&self) {
@@ -186,7 +187,7 @@ impl Rig {
 
     /// Publishes the service, whose captured port leads to `port` of the pod.
     pub(crate) fn serve(&mut self, captured: u16, port: u16) {
-        let key = ServiceKey::new("shop", "pay.shop.svc");
+        let key = service();
         let service = Service {
             key: key.clone(),
             name: "pay".into(),
@@ -207,6 +208,13 @@ impl Rig {
             snapshot.services.insert(Arc::new(service));
             snapshot.workloads.insert(Arc::new(endpoint));
         });
+    }
+
+    /// Publishes that the service of [`Rig::serve`] is unknown again, while the pod still serves it.
+    pub(crate) fn withdraw_service(&mut self) -> ServiceKey {
+        let key = service();
+        self.publish(|snapshot| drop(snapshot.services.remove(&key)));
+        key
     }
 
     pub(crate) fn inspect(&self) -> ShardReport {
@@ -241,6 +249,20 @@ impl Rig {
         self.mailbox.send(message(Box::new(move |answer| drop(sender.send(answer)))));
         receiver
     }
+}
+
+fn pod() -> PodSpec {
+    PodSpec {
+        uid: UID.into(),
+        name: "pay".into(),
+        namespace: "shop".into(),
+        service_account: "pay".into(),
+        netns: Arc::new(OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())),
+    }
+}
+
+fn service() -> ServiceKey {
+    ServiceKey::new("shop", "pay.shop.svc")
 }
 
 fn workload() -> Workload {

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -74,6 +76,7 @@ impl AggregatedDiscoveryService for Calls {
 pub(super) struct Server {
     place: SocketAddr,
     streams: mpsc::UnboundedReceiver<Stream>,
+    connections: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
 }
 
@@ -87,13 +90,18 @@ impl Server {
         let place = listener.local_addr().unwrap();
         let (sender, streams) = mpsc::unbounded_channel();
         let calls = AggregatedDiscoveryServiceServer::new(Calls(sender));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, calls));
-        Self { place, streams, tasks }
+        let (mut tasks, connections) = (JoinSet::new(), Arc::default());
+        tasks.spawn(serve(listener, calls, Arc::clone(&connections)));
+        Self { place, streams, connections, tasks }
     }
 
     pub(super) fn address(&self) -> String {
         format!("http://{}", self.place)
+    }
+
+    /// Connections so far.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// The next stream that the client opens.
@@ -109,10 +117,15 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, calls: AggregatedDiscoveryServiceServer<Calls>) {
+async fn serve(
+    listener: TcpListener,
+    calls: AggregatedDiscoveryServiceServer<Calls>,
+    count: Arc<AtomicUsize>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
+        count.fetch_add(1, Ordering::Relaxed);
         let calls = calls.clone();
         connections.spawn(async move {
             let answer = service_fn(move |request: http::Request<Incoming>| {

@@ -51,6 +51,10 @@ fn step(session: &mut Session, word: &str, rest: &str) -> Vec<MeshEdit> {
             let missing: Vec<_> = session.missing().map(|url| url.rsplit('/').next().unwrap()).collect();
             assert_eq!(missing.join(" "), rest);
         }
+        "refused" => {
+            let refused: Vec<_> = session.refused().map(|(_, refused)| refused.text()).collect();
+            assert_eq!(refused.join("; "), rest);
+        }
         "ask" => return session.demand(question(rest)),
         "pods" => return session.set_pods(rest.split_whitespace().map(|pod| pod.split_once('/').unwrap())),
         _ => panic!("{word:?} is no step"),
@@ -103,7 +107,7 @@ fn add(response: &mut DeltaDiscoveryResponse, line: &str) {
 fn workload<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Workload {
     let mut workload = Workload { uid: value("uid").unwrap_or(name).into(), ..Workload::default() };
     if let Some(address) = value("ip").map(address) {
-        workload.addresses.push(address.ip);
+        workload.addresses.insert(0, address.ip);
         workload.network = address.network;
     }
     if value("mode") == Some("host") {

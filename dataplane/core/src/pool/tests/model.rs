@@ -130,7 +130,7 @@ impl Model {
             }
             Event::RemoveWorkload(n) => {
                 let workload = ["w", "x"][n % 2];
-                self.pool.remove_workload(workload);
+                self.pool.remove_workloads(|uid| uid == workload);
                 self.expect_gone(|key| &*key.workload == workload);
             }
             Event::Advance(ms) => {

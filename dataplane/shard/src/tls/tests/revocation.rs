@@ -16,7 +16,7 @@ use crate::tls::{
 const REVOKED: TlsError = TlsError::PeerCertificate(CertificateFault::Revoked);
 
 fn lists(ders: &[Vec<u8>]) -> Arc<RevocationLists> {
-    Arc::new(RevocationLists::new(&Revocations { lists: ders.to_vec() }))
+    Arc::new(RevocationLists::new(&Arc::new(Revocations { lists: ders.to_vec() })).unwrap())
 }
 
 fn config(certificate: &Certificate, ders: &[Vec<u8>]) -> TlsConfig {
@@ -94,13 +94,13 @@ fn a_list_that_its_issuer_has_not_signed_lets_nobody_of_that_issuer_in() {
 }
 
 #[test]
-fn a_list_that_cannot_be_read_is_passed_over_and_counted() {
-    let authority = Authority::new("root");
-    let (client, server) = (authority.issue(&cart()), authority.issue(&pay()));
-    let revoked = authority.revoke(&[&server.serial]);
-    let cut = revoked[..revoked.len() - 1].to_vec();
-    assert_eq!(lists(&[vec![1, 2, 3], cut.clone(), revoked.clone()]).unreadable(), 2);
-    assert_eq!(both(&client, &server, &[cut, revoked]), [Err(REVOKED), DONE]);
+fn of_lists_that_cannot_all_be_read_nothing_is_made() {
+    let readable = Authority::new("root").revoke(&[&[7]]);
+    let cut = readable[..readable.len() - 1].to_vec();
+    for unreadable in [vec![1, 2, 3], vec![], cut] {
+        let lists = vec![readable.clone(), unreadable];
+        assert!(RevocationLists::new(&Arc::new(Revocations { lists })).is_none());
+    }
 }
 
 #[test]
@@ -140,4 +140,55 @@ fn what_is_kept_of_a_chain_tells_whether_its_leaf_or_an_intermediate_is_revoked(
     assert!(!revokes(&[one.revoke(&[]), authority.revoke(&[&server.serial])]));
     assert!(!revokes(&[authority.revoke(&[other.serial()])]), "it did not issue the leaf");
     assert!(!lists(&[one.revoke(&[&server.serial])]).revoke(&PeerChain::default()));
+}
+
+/// Two authorities of one name, as before and after the rotation of a root, and a workload of each with both roots.
+fn rotated() -> [(Authority, Certificate); 2] {
+    let authorities = [Authority::new("root"), Authority::new("root")];
+    let roots = authorities.each_ref().map(Authority::root).to_vec();
+    authorities.map(|authority| {
+        // Both count from the same number.
+        let mut certificate = authority.issue_with(&pay(), |params| {
+            params.serial_number = Some(vec![7, 7, 7].into());
+        });
+        certificate.serial = vec![7, 7, 7];
+        certificate.roots.clone_from(&roots);
+        (authority, certificate)
+    })
+}
+
+#[test]
+fn lists_of_two_authorities_of_one_name_speak_each_of_its_own() {
+    let [(old, of_old), (new, of_new)] = rotated();
+    let accepts = |server: &Certificate, ders: &[Vec<u8>]| {
+        attempt(&config(&of_old, ders), &TlsConfig::new(server).unwrap(), &[pay()]).client
+    };
+    let revoked = |authority: &Authority| authority.revoke(&[&[7, 7, 7]]);
+    for ders in [[old.revoke(&[]), new.revoke(&[])], [new.revoke(&[]), old.revoke(&[])]] {
+        assert_eq!([accepts(&of_old, &ders), accepts(&of_new, &ders)], [DONE, DONE]);
+    }
+    for ders in [[revoked(&old), new.revoke(&[])], [new.revoke(&[]), revoked(&old)]] {
+        assert_eq!([accepts(&of_old, &ders), accepts(&of_new, &ders)], [Err(REVOKED), DONE]);
+    }
+    let both = [revoked(&old), revoked(&new)];
+    assert_eq!([accepts(&of_old, &both), accepts(&of_new, &both)], [Err(REVOKED), Err(REVOKED)]);
+    // Of a name that has lists, none is the issuer's own.
+    let strangers = [revoked(&old), old.revoke(&[])];
+    let error = TlsError::PeerCertificate(CertificateFault::RevocationList);
+    assert_eq!([accepts(&of_old, &strangers), accepts(&of_new, &strangers)], [Err(REVOKED), Err(error)]);
+}
+
+#[test]
+fn what_is_kept_of_a_chain_knows_its_issuer_by_the_key() {
+    let [(old, of_old), (new, of_new)] = rotated();
+    let revoked = |authority: &Authority| lists(&[authority.revoke(&[&[7, 7, 7]])]);
+    for mut server in [of_old.clone(), of_new.clone()] {
+        let by_old = server.chain == of_old.chain;
+        for presented in [vec![], vec![old.root(), new.root()]] {
+            server.chain.truncate(1);
+            server.chain.extend(presented);
+            let chain = chain_of(&of_old, &server);
+            assert_eq!([revoked(&old).revoke(&chain), revoked(&new).revoke(&chain)], [by_old, !by_old]);
+        }
+    }
 }

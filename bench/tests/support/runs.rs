@@ -28,7 +28,7 @@ fn runs_of(pid: u32) -> BTreeSet<String> {
 }
 
 /// Namespaces and directories of these runs.
-pub fn left_of(runs: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn left_of(runs: &BTreeSet<String>) -> Vec<String> {
     let names = fs::read_dir(NAMES).into_iter().flatten().flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let of_run = |name: &String| runs.iter().any(|run| name.starts_with(&format!("halo-{run}-")));
@@ -37,7 +37,7 @@ pub fn left_of(runs: &BTreeSet<String>) -> Vec<String> {
 }
 
 /// Lets a comparison run, with a signal once it says these words; what it said, and the runs that it owned.
-pub fn watch(mut child: Child, signal: Option<(&str, Signal)>) -> (Output, BTreeSet<String>) {
+pub(crate) fn watch(mut child: Child, signal: Option<(&str, Signal)>) -> (Output, BTreeSet<String>) {
     let mut runs = BTreeSet::new();
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let printed = thread::spawn(move || {
@@ -64,6 +64,6 @@ pub fn watch(mut child: Child, signal: Option<(&str, Signal)>) -> (Output, BTree
 }
 
 /// What it said.
-pub fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

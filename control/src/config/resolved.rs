@@ -198,7 +198,7 @@ fn life(text: &str) -> Result<Duration, Reason> {
     let life = duration_some(text)?;
     match life.subsec_nanos() == 0 && life >= LIFE_MIN {
         true => Ok(life),
-        false => Err(format!("must be whole seconds, at least {}", LIFE_MIN.as_secs()).into()),
+        false => Err(format!("must be whole seconds, at least {}", LIFE_MIN.as_secs())),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{self, SHA256_OUTPUT_LEN};
 use tokio::sync::watch;
 use tracing::{error, info};
 
@@ -63,7 +64,7 @@ pub(crate) async fn run(
     sink: impl Sink,
     status: watch::Sender<SourceStatus>,
 ) {
-    let mut follower = Follower { defaults, sink, status, state: LocalState::default(), text: None };
+    let mut follower = Follower { defaults, sink, status, state: LocalState::default(), judged: None };
     match source {
         LocalSource::Inline(text) => {
             if let Some(judged) = follower.judge(Ok(text)) {
@@ -104,8 +105,8 @@ struct Follower<S> {
     status: watch::Sender<SourceStatus>,
     /// What is in force.
     state: LocalState,
-    /// The text that was last judged, so that it is judged once.
-    text: Option<String>,
+    /// The digest of the text that was last judged, so that it is judged once.
+    judged: Option<[u8; SHA256_OUTPUT_LEN]>,
 }
 
 impl<S: Sink> Follower<S> {
@@ -124,18 +125,16 @@ impl<S: Sink> Follower<S> {
 
     /// What a text says; `None` if it is the one that was judged last.
     fn judge(&mut self, read: std::io::Result<String>) -> Option<Result<LocalState, SourceError>> {
-        match read {
-            Ok(text) if self.text.as_ref() == Some(&text) => None,
-            Ok(text) => {
-                let judged = LocalState::parse(&text, &self.defaults).map_err(SourceError::Wrong);
-                self.text = Some(text);
-                Some(judged)
-            }
+        let text = match read {
+            Ok(text) => text,
             Err(error) => {
-                self.text = None;
-                Some(Err(SourceError::Read(error)))
+                self.judged = None;
+                return Some(Err(SourceError::Read(error)));
             }
-        }
+        };
+        let digest = sha256(text.as_bytes());
+        let is_news = self.judged.replace(digest) != Some(digest);
+        is_news.then(|| LocalState::parse(&text, &self.defaults).map_err(SourceError::Wrong))
     }
 
     async fn settle(&mut self, name: &str, judged: Result<LocalState, SourceError>) {
@@ -173,6 +172,12 @@ impl<S: Sink> Follower<S> {
             });
         }
     }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut digest = [0; SHA256_OUTPUT_LEN];
+    digest.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    digest
 }
 
 #[cfg(test)]
@@ -233,7 +238,7 @@ mod tests {
             sink: publisher(shards),
             status: watch::channel(SourceStatus::default()).0,
             state: LocalState::default(),
-            text: None,
+            judged: None,
         }
     }
 

@@ -8,7 +8,8 @@ use halo_core::service::{
     Visibility, WeightedWaypoint,
 };
 use halo_core::workload::{
-    ApplicationProtocol, ApplicationTunnel, Gateway, Health, Locality, NetworkMode, Protocol, Workload,
+    ApplicationProtocol, ApplicationTunnel, Gateway, Health, Locality, NetworkMode, PortMap, Protocol,
+    Workload,
 };
 use ipnet::IpNet;
 use serde_saphyr::Spanned;
@@ -20,12 +21,13 @@ use super::raw::{
     RawWorkload, Text,
 };
 use super::{Defaults, LocalError, LocalState, SERVICE_ACCOUNT};
+use crate::wire::Interner;
 
 pub(super) fn convert(file: RawFile, defaults: &Defaults) -> Result<LocalState, LocalError> {
-    let mut state = LocalState::default();
+    let (mut state, mut interner) = (LocalState::default(), Interner::default());
     for (place, raw) in file.workloads.into_iter().enumerate() {
         let line = raw.referenced.line();
-        let workload = workload(raw.value, defaults);
+        let workload = shared(workload(raw.value, defaults), &mut interner);
         let uid = workload.uid.clone();
         if state.workloads.insert(uid.clone(), Arc::new(workload)).is_some() {
             let reason = format!("{uid:?} is the uid of an earlier workload too");
@@ -109,6 +111,34 @@ fn workload(raw: RawWorkload, defaults: &Defaults) -> Workload {
         hostname: raw.hostname.into(),
         services: raw.services.into_iter().map(|(Text(key), ports)| (key, ports.into())).collect(),
         capacity: raw.capacity,
+    }
+}
+
+/// The same workload, with one copy of each text that workloads have in common.
+fn shared(workload: Workload, interner: &mut Interner) -> Workload {
+    let mut share = |text: &Arc<str>| interner.share(text);
+    let Locality { region, zone, subzone } = &workload.locality;
+    let locality = Locality { region: share(region), zone: share(zone), subzone: share(subzone) };
+    let mut service = |(key, ports): (&ServiceKey, &PortMap)| {
+        let key = ServiceKey { namespace: share(&key.namespace), hostname: share(&key.hostname) };
+        (key, ports.clone())
+    };
+    let services = workload.services.iter().map(&mut service).collect();
+    Workload {
+        namespace: share(&workload.namespace),
+        network: share(&workload.network),
+        trust_domain: share(&workload.trust_domain),
+        service_account: share(&workload.service_account),
+        node: share(&workload.node),
+        canonical_name: share(&workload.canonical_name),
+        canonical_revision: share(&workload.canonical_revision),
+        workload_name: share(&workload.workload_name),
+        authorization_policies: workload.authorization_policies.iter().map(&mut share).collect(),
+        cluster_id: share(&workload.cluster_id),
+        hostname: share(&workload.hostname),
+        locality,
+        services,
+        ..workload
     }
 }
 

@@ -235,3 +235,15 @@ fn only_what_differs_becomes_an_edit() {
     assert!(matches!(&edits[2], MeshEdit::Policy(policy) if &*policy.name == "other"));
     assert_eq!(edits.len(), 3);
 }
+
+#[test]
+fn workloads_share_the_texts_that_they_have_in_common() {
+    let entry = |uid: &str| {
+        format!("- {{uid: {uid}, namespace: n, node: x, workloadIps: [], services: {{n/h: {{80: 80}}}}}}\n")
+    };
+    let state = parse(&format!("workloads:\n{}{}", entry("a"), entry("b"))).unwrap();
+    let (a, b) = (&state.workloads["a"], &state.workloads["b"]);
+    assert!(Arc::ptr_eq(&a.node, &b.node) && Arc::ptr_eq(&a.trust_domain, &b.trust_domain));
+    let hostname = |workload: &Workload| workload.services.keys().next().unwrap().hostname.clone();
+    assert!(Arc::ptr_eq(&hostname(a), &hostname(b)));
+}

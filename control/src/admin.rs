@@ -68,6 +68,9 @@ impl<S> Clone for AdminService<S> {
 }
 
 impl<S: Shards> Service for AdminService<S> {
+    /// A dump of a large mesh goes to people, often over a slow line.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
     async fn answer(&self, request: Request) -> Answer {
         match request.path.as_str() {
             "/" => Answer::html(INDEX),

@@ -175,13 +175,23 @@ where
     let (close, closing) = watch::channel(false);
     let mut parts = Parts::default();
     let (world, (status, told)) = (World::default(), watch::channel(SourceStatus::default()));
-    let serving = start(&config, &mut parts, (discovery, health), (world.clone(), told), closing)?;
+    let mut serving = start(&config, &mut parts, (discovery, health), (world.clone(), told), closing)?;
     parts.spawn("source of the mesh's state", source(world, status));
     info!(%listen, health = %health_address, file = %config.file.display(), "controller started");
     listening(ControllerAddresses { listen, health: health_address });
     let end = tokio::select! {
         _ = shutdown => Ok(()),
         failure = parts.failure() => Err(ControllerError::Defect(failure)),
+        // It ends only when it is told to.
+        ended = &mut serving => {
+            let part = "discovery server";
+            let failure = match ended {
+                Ok(()) => PartError::Ended { part },
+                Err(error) => PartError::Failed { part, error },
+            };
+            parts.shutdown().await;
+            return Err(ControllerError::Defect(failure));
+        }
     };
     info!("shutting down");
     close.send_replace(true);

@@ -38,6 +38,27 @@ pub enum MeshEdit {
 }
 
 impl MeshEdit {
+    /// Whether it would change anything: sources also tell what is known already, after a new connection for example.
+    /// A certificate is compared by reference.
+    pub(crate) fn changes(&self, snapshot: &Snapshot) -> bool {
+        match self {
+            Self::Workload(workload) => snapshot.workloads.get(&workload.uid) != Some(workload),
+            Self::RemoveWorkload(uid) => snapshot.workloads.get(uid).is_some(),
+            Self::Service(service) => snapshot.services.get(&service.key) != Some(service),
+            Self::RemoveService(key) => snapshot.services.get(key).is_some(),
+            Self::Policy(policy) => snapshot.policies.get(&policy.key()) != Some(policy),
+            Self::RemovePolicy(key) => snapshot.policies.get(key).is_some(),
+            Self::Certificate(certificate) => {
+                let held = snapshot.certificates.get(&certificate.identity);
+                !held.is_some_and(|held| Arc::ptr_eq(held, certificate))
+            }
+            Self::RemoveCertificate(identity) => snapshot.certificates.contains_key(identity),
+            Self::Answered(question) => !snapshot.answered.contains(question),
+            Self::Unanswered(question) => snapshot.answered.contains(question),
+            Self::Revocations(revocations) => snapshot.revocations != *revocations,
+        }
+    }
+
     /// Applies the change.
     pub(crate) fn apply(self, snapshot: &mut Snapshot) {
         match self {

@@ -1,4 +1,8 @@
-//! A small HTTP/1.1 server for admin, metrics and readiness: a request without its body in, an answer out.
+//! A small HTTP/1.1 server for admin, metrics and readiness: a request without its body in, an answer out, and the
+//! connection ends. A client that does not take its answer is cut off, so that it keeps no place from others.
+
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::io;
@@ -15,6 +19,7 @@ use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 /// How long a client may take to send its headers.
@@ -69,6 +74,9 @@ impl Answer {
 
 /// What a server serves.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
+    /// How long one connection may last, from its first byte to the last of the answer.
+    const DEADLINE: Duration = Duration::from_secs(10);
+
     fn answer(&self, request: Request) -> impl Future<Output = Answer> + Send;
 }
 
@@ -103,7 +111,7 @@ pub(crate) async fn serve(listener: TcpListener, service: impl Service) {
     }
 }
 
-async fn serve_client(stream: TcpStream, service: impl Service) {
+async fn serve_client<S: Service>(stream: TcpStream, service: S) {
     let handle = service_fn(|request: hyper::Request<Incoming>| {
         let service = service.clone();
         async move {
@@ -113,7 +121,11 @@ async fn serve_client(stream: TcpStream, service: impl Service) {
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(HEADER_LEN_MAX);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), handle).await {
-        debug!(%error, "a client of a local server was cut off");
+    // One answer a connection: whoever sends request after request waits for a place like all others.
+    server.keep_alive(false);
+    match timeout(S::DEADLINE, server.serve_connection(TokioIo::new(stream), handle)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a client of a local server was cut off"),
+        Err(_) => debug!("a client of a local server took too long and was cut off"),
     }
 }

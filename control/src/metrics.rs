@@ -159,6 +159,8 @@ fn xds(text: &mut Text, status: &XdsStatus) {
     text.counter("halo_xds_demands_total", "Questions asked of the control plane.", session.demands);
     let help = "Questions not asked for want of room.";
     text.counter("halo_xds_demands_refused_total", help, session.demands_refused);
+    let help = "Subscriptions given up for want of room.";
+    text.counter("halo_xds_demands_evicted_total", help, session.demands_evicted);
     text.counter("halo_xds_demands_answered_total", "Questions answered.", session.demands_answered);
 }
 

@@ -1,9 +1,13 @@
 //! The single owner of the current snapshot.
 //!
 //! Sources, certificates and pods send edits. The publisher takes all that wait, applies them to one clone, and hands
-//! the shards one new generation. Nobody else makes a generation, so that no change is ever lost between two.
+//! the shards one new generation. Nobody else makes a generation, so that no change is ever lost between two. Edits that
+//! change nothing are passed over, so that what has not changed stays the same allocation, and make no generation.
 
 mod own;
+mod retired;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,6 +22,7 @@ use tracing::debug;
 use crate::edit::MeshEdit;
 use crate::shards::Shards;
 use own::OwnWorkloads;
+use retired::Retired;
 
 /// Batches that wait to be published.
 const BATCHES_MAX: usize = 1024;
@@ -35,7 +40,7 @@ pub struct PublisherGone;
 /// What publishing has come to since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PublishTotals {
-    /// Edits applied.
+    /// Edits applied, without those that changed nothing.
     pub edits: u64,
     /// Time that it took to apply them and to hand the shards each generation, ns.
     pub ns: u64,
@@ -82,8 +87,8 @@ impl Publisher {
         (Self { batches, current, own, totals }, run(queue, outlets, shards))
     }
 
-    /// Publishes edits, with others that wait, as one generation; done when the shards have been given it. No edits
-    /// make no generation. Gives the generation in force.
+    /// Publishes edits, with others that wait, as one generation; done when the shards have been given it. Edits that
+    /// change nothing make no generation. Gives the generation in force.
     ///
     /// Errors: the publisher has ended, so the edits are not in force.
     pub async fn publish(&self, edits: Vec<MeshEdit>) -> Result<u64, PublisherGone> {
@@ -128,74 +133,61 @@ struct Outlets {
 
 async fn run(mut queue: mpsc::Receiver<Batch>, mut outlets: Outlets, shards: impl Shards) {
     let mut waiting = Vec::new();
-    while queue.recv_many(&mut waiting, BATCHES_MAX).await > 0 {
-        let began = Instant::now();
-        let mut edits = 0;
-        let mut next = Snapshot::clone(&outlets.publish.borrow());
-        next.generation += 1;
-        let mut done = Vec::new();
-        for batch in waiting.drain(..) {
-            for edit in batch.edits {
-                outlets.workloads.note(&edit);
-                edit.apply(&mut next);
-                edits += 1;
-            }
-            done.push(batch.published);
-        }
-        let generation = next.generation;
-        let next = Arc::new(next);
-        shards.publish(next.clone());
-        outlets.publish.send_replace(next);
-        if let Some(identities) = outlets.workloads.changed() {
-            outlets.own.send_replace(Arc::new(identities));
-        }
-        outlets.totals.add(edits, began);
-        debug!(generation, batches = done.len(), "published");
-        for published in done {
-            // Whoever asked may have stopped waiting.
-            let _ = published.send(generation);
+    let mut retired = Retired::default();
+    loop {
+        tokio::select! {
+            count = queue.recv_many(&mut waiting, BATCHES_MAX) => match count {
+                0 => return,
+                _ => retired.put(outlets.take(&mut waiting, &shards), Instant::now()),
+            },
+            () = wait_until(retired.poll_timeout()) => retired.handle_timeout(Instant::now()),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use halo_core::workload::Workload;
-
-    use super::*;
-    use crate::testing::{FakeShards, publisher};
-
-    fn workload(uid: &str) -> MeshEdit {
-        MeshEdit::Workload(Arc::new(Workload { uid: uid.into(), ..Workload::default() }))
+impl Outlets {
+    /// Brings batches into force. Gives the generation before, if there is a new one.
+    fn take(&mut self, waiting: &mut Vec<Batch>, shards: &impl Shards) -> Option<Arc<Snapshot>> {
+        let began = Instant::now();
+        let mut edits = 0;
+        let before = self.publish.borrow().clone();
+        let mut next = Snapshot::clone(&before);
+        let mut done = Vec::with_capacity(waiting.len());
+        for batch in waiting.drain(..) {
+            for edit in batch.edits {
+                if edit.changes(&next) {
+                    self.workloads.note(&edit);
+                    edit.apply(&mut next);
+                    edits += 1;
+                }
+            }
+            done.push(batch.published);
+        }
+        let mut old = None;
+        if edits > 0 {
+            next.generation += 1;
+            let next = Arc::new(next);
+            shards.publish(next.clone());
+            self.publish.send_replace(next);
+            old = Some(before);
+        }
+        if let Some(identities) = self.workloads.changed() {
+            self.own.send_replace(Arc::new(identities));
+        }
+        self.totals.add(edits, began);
+        let generation = self.publish.borrow().generation;
+        debug!(generation, edits, batches = done.len(), "published");
+        for published in done {
+            // Whoever asked may have stopped waiting.
+            let _ = published.send(generation);
+        }
+        old
     }
+}
 
-    #[tokio::test]
-    async fn edits_that_wait_together_become_one_generation() {
-        let shards = FakeShards::default();
-        let publisher = publisher(&shards);
-        let (first, second) =
-            tokio::join!(publisher.publish(vec![workload("a")]), publisher.publish(vec![workload("b")]));
-        assert_eq!((first, second), (Ok(1), Ok(1)));
-        assert_eq!(shards.published().workloads.len(), 2);
-        assert_eq!(publisher.publish(vec![MeshEdit::RemoveWorkload("a".into())]).await, Ok(2));
-        assert_eq!(shards.published().workloads.len(), 1);
-        let totals = publisher.totals();
-        assert!(totals.edits == 3 && totals.ns >= totals.ns_max && totals.ns_max > 0, "{totals:?}");
-    }
-
-    #[tokio::test]
-    async fn nothing_to_change_makes_no_generation() {
-        let publisher = publisher(&FakeShards::default());
-        assert_eq!(publisher.publish(Vec::new()).await, Ok(0));
-    }
-
-    #[tokio::test]
-    async fn an_edit_that_does_not_come_into_force_is_an_error() {
-        let shards = FakeShards::default();
-        let publisher = publisher(&shards);
-        shards.break_publish();
-        assert_eq!(publisher.publish(vec![workload("a")]).await, Err(PublisherGone));
-        assert_eq!(publisher.publish(vec![workload("b")]).await, Err(PublisherGone));
-        assert_eq!(publisher.snapshot().generation, 0);
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }

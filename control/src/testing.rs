@@ -27,11 +27,14 @@ pub(crate) fn publisher(shards: &FakeShards) -> Publisher {
     publisher
 }
 
+/// The certificates of one generation.
+pub(crate) type Certificates = HashMap<Identity, Arc<Certificate>>;
+
 #[derive(Debug, Clone)]
 pub(crate) struct FakeShards {
     published: Arc<watch::Sender<Arc<Snapshot>>>,
     /// The certificates of every generation.
-    pub(crate) certificates: Arc<Mutex<Vec<HashMap<Identity, Arc<Certificate>>>>>,
+    pub(crate) certificates: Arc<Mutex<Vec<Certificates>>>,
     pods: Arc<watch::Sender<BTreeMap<Arc<str>, Pod>>>,
     /// Pods that cannot be bound, with the cause.
     pub(crate) broken: Arc<Mutex<BTreeMap<String, String>>>,

@@ -1,5 +1,6 @@
 //! Notices that a file may have changed: written in place, replaced by a rename, or swapped behind symbolic links as
-//! Kubernetes does with a ConfigMap. It watches directories, since a watch on the file would follow the old inode.
+//! Kubernetes does with a ConfigMap, or that it may now be read or not. It watches directories, since a watch on the file
+//! would follow the old inode. Reading a file is no change, so that whoever reads it upon a change does not cause one.
 
 use std::ffi::OsStr;
 use std::io;
@@ -78,8 +79,10 @@ impl FileWatch {
 
     /// Watches the directories that now lead to the file. Watching one again changes nothing.
     fn aim(&mut self) {
-        // A write is seen when the writer closes the file: before that, what is there may be half of it.
+        // A write is seen when the writer closes the file: before that, what is there may be half of it. A file's mode is
+        // among its attributes, and some files are refused for it.
         let mask = WatchMask::CLOSE_WRITE
+            | WatchMask::ATTRIB
             | WatchMask::MOVED_TO
             | WatchMask::MOVED_FROM
             | WatchMask::CREATE
@@ -102,5 +105,32 @@ fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_path_buf(),
         _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::DEADLINE;
+
+    #[tokio::test]
+    async fn a_change_of_mode_is_told_and_a_reading_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.pem");
+        fs::write(&path, "key").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut watch = FileWatch::new(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        timeout(DEADLINE, watch.changed()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(fs::read(&path).unwrap(), b"key");
+        }
+        fs::write(folder.path().join("other"), "noise").unwrap();
+        // What was read is not in the queue: the next thing in it is what happens to the other file.
+        let event = timeout(DEADLINE, watch.events.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(event.name.as_deref(), Some(OsStr::new("other")));
     }
 }

@@ -3,6 +3,7 @@
 //! piece of a response and no queue, and its requests wait in the connection's window.
 
 mod message;
+mod place;
 #[cfg(test)]
 mod tests;
 
@@ -16,20 +17,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::codec::Codec;
 use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::stats::{Counted, Loss, Stats};
 use super::subscriber::{Client, Content, Event, Subscriber};
 use super::world::{Edition, ResourceType, World};
 use crate::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use message::Message;
 pub(crate) use message::Piece;
+use message::{Message, TooLong};
+use place::{Place, Places};
 
 /// Path of the only method.
 pub(crate) const PATH: &str =
@@ -50,18 +54,19 @@ const REASON_LEN_MAX: usize = 2048;
 pub(crate) struct Ads {
     world: World,
     stats: Arc<Stats>,
-    places: Arc<Semaphore>,
+    places: Places,
     /// Turns true when every stream must end.
     closing: watch::Receiver<bool>,
 }
 
 impl Ads {
     pub(crate) fn new(world: World, stats: Arc<Stats>, closing: watch::Receiver<bool>) -> Self {
-        Self { world, stats, places: Arc::new(Semaphore::new(FULL_PUSHES_MAX)), closing }
+        let places = Places::new(FULL_PUSHES_MAX, FULL_PUSH_PLACE_MAX);
+        Self { world, stats, places, closing }
     }
 
     /// Begins a stream with a client's requests.
-    pub(crate) fn stream<B>(&self, requests: B) -> AdsBody
+    pub(crate) fn stream<B>(&self, requests: B, terms: Terms) -> AdsBody
     where
         B: Body + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -76,21 +81,38 @@ impl Ads {
             subscriber,
             ads: self.clone(),
             place: Place::None,
+            making: None,
             sending: None,
             end: None,
             counted: vec![self.stats.streams.enter()],
+            age: terms.ends.map(|ends| Box::pin(sleep_until(ends))),
+            share: terms.share,
         }
     }
 }
 
-/// A stream's place among those that are sent everything.
-enum Place {
-    None,
-    Waiting(Pin<Box<dyn Future<Output = oneshot::Sender<()>> + Send>>),
-    /// Given back when this is dropped, or after a while.
-    Held {
-        _release: oneshot::Sender<()>,
-    },
+/// A response, ready to be sent.
+struct Made {
+    kind: Option<ResourceType>,
+    /// Whether it carries everything as it is in the table.
+    full: bool,
+    message: Result<Message, TooLong>,
+}
+
+fn make(subscriber: &mut Subscriber, placed: bool) -> Option<Made> {
+    let push = subscriber.poll_response(placed)?;
+    let kind = ResourceType::of(&push.type_url);
+    let full = matches!(push.content, Content::Everything(_));
+    Some(Made { kind, full, message: Message::new(push) })
+}
+
+/// What a stream may have of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Terms {
+    /// When it ends, whatever its client does.
+    pub(crate) ends: Option<Instant>,
+    /// Its share of what its connection may have.
+    pub(crate) share: Option<OwnedSemaphorePermit>,
 }
 
 /// One stream's responses.
@@ -101,11 +123,16 @@ pub(crate) struct AdsBody {
     subscriber: Subscriber,
     ads: Ads,
     place: Place,
+    /// The subscriber, away while its response is made.
+    making: Option<JoinHandle<(Subscriber, Option<Made>)>>,
     sending: Option<Message>,
     /// How the stream ends, and whether that has been said.
     end: Option<(Status, bool)>,
     /// What this stream counts as.
     counted: Vec<Counted>,
+    age: Option<Pin<Box<Sleep>>>,
+    /// Given back when the stream ends.
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Body for AdsBody {
@@ -128,10 +155,13 @@ impl Body for AdsBody {
                 return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
             }
             if let Some((status, said)) = &mut this.end {
+                this.share = None;
                 let trailers = (!std::mem::replace(said, true)).then(|| trailers(status));
                 return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
             }
-            if !this.poll_response(context) {
+            if this.making.is_some() {
+                ready!(this.poll_made(context));
+            } else if !this.poll_response(context) {
                 ready!(this.poll_input(context));
             }
         }
@@ -141,46 +171,79 @@ impl Body for AdsBody {
 }
 
 impl AdsBody {
-    /// Begins to send the next response, if one is due and may be sent now.
+    /// Begins to send or to make the next response, if one is due and may be sent now.
     fn poll_response(&mut self, context: &mut Context<'_>) -> bool {
-        if self.subscriber.wants_everything() && self.poll_place(context).is_pending() {
-            return false;
+        let placed = self.poll_place(context).is_ready();
+        if self.subscriber.is_costly(placed) {
+            let unused = Subscriber::new(Arc::default());
+            let mut subscriber = std::mem::replace(&mut self.subscriber, unused);
+            self.making = Some(tokio::task::spawn_blocking(move || {
+                let made = make(&mut subscriber, placed);
+                (subscriber, made)
+            }));
+            return true;
         }
-        let Some(push) = self.subscriber.poll_response() else { return false };
-        let kind = ResourceType::of(&push.type_url);
-        let full = matches!(push.content, Content::Everything(_));
-        match Message::new(push) {
+        match make(&mut self.subscriber, placed) {
+            Some(made) => self.send(made),
+            None => return false,
+        }
+        true
+    }
+
+    /// Takes back the subscriber with the response that was made away from here.
+    fn poll_made(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(making) = &mut self.making else { return Poll::Ready(()) };
+        let made = ready!(Pin::new(making).poll(context));
+        self.making = None;
+        match made {
+            Ok((subscriber, made)) => {
+                self.subscriber = subscriber;
+                if let Some(made) = made {
+                    self.send(made);
+                }
+            }
+            Err(error) => {
+                error!(%error, "a response could not be made; its stream ends");
+                self.finish(Loss::Defect, Status::internal("a response could not be made"));
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn send(&mut self, made: Made) {
+        match made.message {
             Ok(message) => {
-                if let Some(stats) = kind.map(|kind| self.ads.stats.of(kind)) {
+                if let Some(stats) = made.kind.map(|kind| self.ads.stats.of(kind)) {
                     stats.pushes.one();
-                    stats.full_pushes.add(u64::from(full));
+                    stats.full_pushes.add(u64::from(made.full));
                     stats.bytes.add(message.len() as u64);
                 }
                 self.sending = Some(message);
             }
             Err(error) => self.finish(Loss::TooLong, Status::resource_exhausted(error.to_string())),
         }
-        true
     }
 
+    /// Ready when everything may be sent. Whoever does not want it has no place, and waits for none.
     fn poll_place(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match &mut self.place {
-                Place::Held { .. } => return Poll::Ready(()),
-                Place::None => {
-                    self.place = Place::Waiting(Box::pin(place(self.ads.places.clone(), FULL_PUSH_PLACE_MAX)))
-                }
-                Place::Waiting(waiting) => {
-                    let release = ready!(waiting.as_mut().poll(context));
-                    self.place = Place::Held { _release: release };
-                }
-            }
+        if self.subscriber.wants_everything() {
+            return self.place.poll(&self.ads.places, context);
         }
+        self.place = Place::None;
+        Poll::Pending
+    }
+
+    /// Whether requests may be taken. Before the source has been read, and while a client that reported what it holds
+    /// waits for its place, they wait in the connection's window, which holds the client back.
+    fn takes_requests(&self) -> bool {
+        self.subscriber.is_known() && !(self.subscriber.is_laden() && matches!(self.place, Place::Waiting(_)))
     }
 
     /// Takes one input; pending when there is none.
     fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if let Poll::Ready(request) = Pin::new(&mut self.requests).poll_next(context) {
+        if self.takes_requests()
+            && let Poll::Ready(request) = Pin::new(&mut self.requests).poll_next(context)
+        {
             match request {
                 Some(Ok(request)) => self.handle_request(request),
                 Some(Err(status)) => self.handle_failure(status),
@@ -195,6 +258,15 @@ impl AdsBody {
         }
         if let Poll::Ready(Some(true) | None) = Pin::new(&mut self.closing).poll_next(context) {
             self.finish(Loss::Shutdown, Status::unavailable("the control plane is shutting down"));
+            return Poll::Ready(());
+        }
+        if let Some(age) = &mut self.age
+            && age.as_mut().poll(context).is_ready()
+        {
+            self.finish(
+                Loss::Age,
+                Status::unavailable("the stream or its credentials are too old; connect again"),
+            );
             return Poll::Ready(());
         }
         Poll::Pending
@@ -253,17 +325,13 @@ impl AdsBody {
     }
 }
 
-/// Waits for a place. It is given back when the sender is dropped, after `held_max` at the latest.
-async fn place(places: Arc<Semaphore>, held_max: Duration) -> oneshot::Sender<()> {
-    let (release, released) = oneshot::channel();
-    // The semaphore is never closed.
-    let place = places.acquire_owned().await.ok();
-    tokio::spawn(async move {
-        // Whether it was given back or not.
-        drop(tokio::time::timeout(held_max, released).await);
-        drop(place);
-    });
-    release
+impl Drop for AdsBody {
+    /// Whoever is let go of before the end was lost by the transport.
+    fn drop(&mut self) {
+        if self.end.is_none() {
+            self.ads.stats.lost(Loss::Transport).one();
+        }
+    }
 }
 
 /// The end of a stream.

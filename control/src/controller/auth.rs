@@ -1,5 +1,6 @@
 //! Who is calling: a caller shows a token, from a list or signed by the cluster, or a client certificate that the TLS
-//! layer has verified. What the caller may do is decided elsewhere. No token is ever part of a text.
+//! layer has verified and that counts for discovery only. What the caller may do is decided elsewhere. No token is ever
+//! part of a text.
 
 mod follow;
 mod jwks;
@@ -40,6 +41,17 @@ pub struct Caller {
     pub node: Option<Arc<str>>,
     /// The pod that it is, where that is known.
     pub pod: Option<Arc<str>>,
+    /// When its credentials cease to be accepted, if they do by themselves.
+    pub expires: Option<SystemTime>,
+}
+
+/// The other end of a connection by its client certificate, which has been verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The certificate's identity.
+    pub identity: Identity,
+    /// End of the certificate's life.
+    pub not_after: SystemTime,
 }
 
 impl Caller {
@@ -49,7 +61,7 @@ impl Caller {
     }
 
     fn anyone() -> Self {
-        Self { namespace: "".into(), service_account: "".into(), node: None, pod: None }
+        Self { namespace: "".into(), service_account: "".into(), node: None, pod: None, expires: None }
     }
 }
 
@@ -91,8 +103,10 @@ pub enum CredentialsError {
         /// The operating system's words.
         error: std::io::Error,
     },
-    /// It holds secrets and everyone can read it.
-    #[error("{path}: readable by everyone (mode {mode:04o}), and it holds tokens; run: chmod 600 {path}")]
+    /// It holds secrets and is not for its owner alone.
+    #[error(
+        "{path}: readable by others than its owner (mode {mode:04o}), and it holds tokens; run: chmod 600 {path}"
+    )]
     Exposed {
         /// The file.
         path: String,
@@ -178,6 +192,9 @@ pub enum AuthError {
     /// A client certificate of another trust domain.
     #[error("the client certificate is of another trust domain")]
     TrustDomain,
+    /// A client certificate whose life has ended since the connection began.
+    #[error("the client certificate has expired; connect again with a new one")]
+    CertificateExpired,
 }
 
 impl AuthError {
@@ -195,6 +212,7 @@ impl AuthError {
             | Self::Signature
             | Self::Claims
             | Self::Expired
+            | Self::CertificateExpired
             | Self::Early => Code::Unauthenticated,
             // Credentials that are good elsewhere.
             Self::Audience | Self::Issuer | Self::TrustDomain => Code::PermissionDenied,
@@ -219,6 +237,7 @@ impl AuthError {
             Self::Audience => "audience",
             Self::Issuer => "issuer",
             Self::TrustDomain => "trust_domain",
+            Self::CertificateExpired => "certificate_expired",
         }
     }
 }
@@ -306,9 +325,8 @@ impl Authenticator {
         }
     }
 
-    /// Tells the caller by the headers of a call and the identity of its client certificate. `peer` must have been
-    /// verified. A token is judged before a certificate: one that is wrong is refused, whatever the certificate.
-    pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Identity>) -> Result<Caller, AuthError> {
+    /// Tells the caller by the headers of a call and its client certificate. `peer` must have been verified. A token is judged before a certificate: one that is wrong is refused, whatever the certificate.
+    pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, AuthError> {
         self.authenticate_at(headers, peer, SystemTime::now())
     }
 
@@ -316,32 +334,37 @@ impl Authenticator {
     pub fn authenticate_at(
         &self,
         headers: &HeaderMap,
-        peer: Option<&Identity>,
+        peer: Option<&Peer>,
         now: SystemTime,
     ) -> Result<Caller, AuthError> {
         let caller = match &self.method {
             Method::Open => return Ok(Caller::anyone()),
             Method::Tokens(list) => match token(headers)? {
                 Some(token) => list.value().caller(token).ok_or(AuthError::Unknown)?,
-                None => self.peer(peer)?,
+                None => self.peer(peer, now)?,
             },
             Method::Jwks { keys, issuer, audience } => match token(headers)? {
                 Some(token) => keys.value().caller(token, issuer.as_deref(), audience, now)?,
-                None => self.peer(peer)?,
+                None => self.peer(peer, now)?,
             },
         };
         Ok(self.located(caller))
     }
 
-    fn peer(&self, peer: Option<&Identity>) -> Result<Caller, AuthError> {
+    fn peer(&self, peer: Option<&Peer>, now: SystemTime) -> Result<Caller, AuthError> {
         let (Some(peer), Some(trust_domain)) = (peer, &self.trust_domain) else {
             return Err(AuthError::Missing);
         };
-        if peer.trust_domain != *trust_domain {
+        let Peer { identity, not_after } = peer;
+        if identity.trust_domain != *trust_domain {
             return Err(AuthError::TrustDomain);
         }
-        let (namespace, service_account) = (peer.namespace.clone(), peer.service_account.clone());
-        Ok(Caller { namespace, service_account, node: None, pod: None })
+        // It was valid when the connection began.
+        if *not_after <= now {
+            return Err(AuthError::CertificateExpired);
+        }
+        let (namespace, service_account) = (identity.namespace.clone(), identity.service_account.clone());
+        Ok(Caller { namespace, service_account, node: None, pod: None, expires: Some(*not_after) })
     }
 
     fn located(&self, caller: Caller) -> Caller {

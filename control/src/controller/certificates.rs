@@ -1,5 +1,6 @@
 //! The certificate service: it gives a caller a certificate for its own identity, and a trusted node proxy one for an
 //! identity that a workload on its node has. So a node that falls gives away the identities on it and no others.
+//! Callers show a token: by a certificate, a stolen one could be renewed for ever.
 
 #[cfg(test)]
 mod tests;
@@ -82,9 +83,9 @@ enum Refusal {
     #[error("validity_duration: {seconds} is negative; give seconds, or 0 for the default")]
     Validity { seconds: i64 },
     #[error("{caller} is not a trusted node account, so it gets no certificate for {identity}")]
-    Untrusted { caller: Caller, identity: Identity },
+    Untrusted { caller: Box<Caller>, identity: Identity },
     #[error("the node of {caller} is not known, so it gets no certificate for {identity}")]
-    NodeUnknown { caller: Caller, identity: Identity },
+    NodeUnknown { caller: Box<Caller>, identity: Identity },
     #[error("no workload with the identity {identity} is known on node {node}")]
     NotOnNode { node: Arc<str>, identity: Identity },
     #[error("csr: {0}")]
@@ -108,6 +109,17 @@ impl Refusal {
             // What a caller tries again.
             Self::Busy | Self::Authority(_) => Code::Unavailable,
             Self::Internal => Code::Internal,
+        }
+    }
+
+    /// What it is told by once a while: a caller must not make a line of its own for each name it thinks of.
+    fn key(&self) -> String {
+        match self {
+            Self::Untrusted { caller, .. } | Self::NodeUnknown { caller, .. } => {
+                format!("{} {caller}", self.label())
+            }
+            Self::NotOnNode { node, .. } => format!("{} {node}", self.label()),
+            _ => self.label().to_owned(),
         }
     }
 
@@ -166,7 +178,7 @@ impl CertificateService {
         }
     }
 
-    /// The service as gRPC. A call's client certificate is the extension `Option<Identity>` of its HTTP request.
+    /// The service as gRPC.
     pub fn into_server(self) -> IstioCertificateServiceServer<Self> {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(MESSAGE_LEN_MAX)
     }
@@ -182,8 +194,7 @@ impl CertificateService {
         request: Request<IstioCertificateRequest>,
         now: SystemTime,
     ) -> Result<Issued, Refusal> {
-        let peer = request.extensions().get::<Option<Identity>>().and_then(Option::as_ref);
-        let caller = self.authenticator.authenticate_at(request.metadata().as_ref(), peer, now)?;
+        let caller = self.authenticator.authenticate_at(request.metadata().as_ref(), None, now)?;
         let request = request.into_inner();
         let identity = self.identity(&caller, request.metadata.as_ref())?;
         let ttl = match u64::try_from(request.validity_duration) {
@@ -208,6 +219,10 @@ impl CertificateService {
         let Some(Kind::StringValue(text)) = &value.kind else {
             return Err(Refusal::Identity("not a string"));
         };
+        // It becomes part of lines that are logged.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Refusal::Identity("has spaces, control characters or other characters than ASCII"));
+        }
         let identity: Identity = text.parse().map_err(|_| {
             Refusal::Identity("not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")
         })?;
@@ -215,10 +230,10 @@ impl CertificateService {
             return Ok(identity);
         }
         if !self.config.trusted_accounts.contains(&caller.to_string()) {
-            return Err(Refusal::Untrusted { caller: caller.clone(), identity });
+            return Err(Refusal::Untrusted { caller: Box::new(caller.clone()), identity });
         }
         let Some(node) = caller.node.clone() else {
-            return Err(Refusal::NodeUnknown { caller: caller.clone(), identity });
+            return Err(Refusal::NodeUnknown { caller: Box::new(caller.clone()), identity });
         };
         if self.accounts.runs(&node, &identity) {
             Ok(identity)
@@ -272,7 +287,7 @@ impl CertificateService {
             Refusal::Caller(_) => debug!(%refusal, reason, "certificate refused"),
             _ => {
                 let mut told = self.tally.told.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(left_out) = told.now(&refusal.to_string(), Instant::now()) {
+                if let Some(left_out) = told.now(&refusal.key(), Instant::now()) {
                     warn!(%refusal, reason, left_out, "certificate refused");
                 }
             }

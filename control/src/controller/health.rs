@@ -75,6 +75,8 @@ impl HealthService {
         text.gauge("halo_controller_streams", "Open discovery streams.", stats.streams.value());
         let failed = "Connections that could not be accepted.";
         text.counter("halo_controller_accepts_failed_total", failed, stats.accepts_failed.total());
+        let refused = "Connections refused because too many had made no call that was let in.";
+        text.counter("halo_controller_newcomers_refused_total", refused, stats.newcomers_refused.total());
         let failed = "TLS handshakes that failed.";
         text.counter("halo_controller_handshakes_failed_total", failed, stats.handshakes_failed.total());
         text.head("halo_controller_streams_lost_total", "counter", "Streams that their clients did not end.");

@@ -2,16 +2,16 @@
 //! Every call is authenticated before anything of it is read.
 
 mod body;
+mod newcomers;
 pub(crate) mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use halo_core::id::Identity;
+use aws_lc_rs::rand;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -22,24 +22,34 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use super::ads::{self, Ads};
-use super::auth::Authenticator;
+use super::ads::{self, Ads, Terms};
+use super::auth::{Authenticator, Peer};
 use super::certificates::CertificateService;
 use super::stats::Stats;
 use body::ReplyBody;
+use newcomers::{Newcomer, Newcomers};
 
 /// Connections at once, before or after their handshake.
 const CONNECTIONS_MAX: usize = 20_000;
+/// Connections at once that have made no call that was let in,
+const NEWCOMERS_MAX: usize = 1024;
+/// and those of them from one address.
+const NEWCOMERS_OF_ADDRESS_MAX: usize = 64;
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may be without having made one authenticated call.
 const FIRST_CALL_MAX: Duration = Duration::from_secs(30);
+/// How long a connection lasts, a quarter more or less, so that those that began together do not end together. Whoever
+/// comes back shows credentials anew.
+const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long a connection's calls may take to end once it has reached its age.
+const LEAVE_MAX: Duration = Duration::from_secs(60);
 /// Pause after a failed accept, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// A client that has sent nothing for so long is asked for a sign of life,
@@ -48,6 +58,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_MAX: Duration = Duration::from_secs(20);
 /// Calls at once on a connection: a proxy has one stream, and a call for each certificate that it fetches.
 const CALLS_MAX: u32 = 128;
+/// Discovery streams at once on a connection: a proxy has one, and for a moment the one before.
+const STREAMS_MAX: usize = 4;
 /// Bytes of a call's headers: a token, and what clients add.
 const HEADERS_LEN_MAX: u32 = 64 * 1024;
 /// Bytes that wait to be written on one call.
@@ -76,6 +88,7 @@ pub(crate) async fn serve(
     mut closing: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let newcomers = Newcomers::new(NEWCOMERS_MAX, NEWCOMERS_OF_ADDRESS_MAX);
     let mut connections = JoinSet::new();
     loop {
         // What has ended is let go of.
@@ -94,10 +107,15 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let Some(newcomer) = newcomers.enter(peer.ip()) else {
+            // Closed at once.
+            services.stats.newcomers_refused.one();
+            continue;
+        };
         let (tls, services, closing) = (tls.clone(), services.clone(), closing.clone());
         connections.spawn(async move {
             let _counted = services.stats.connections.enter();
-            serve_client(stream, peer, tls, services, closing).await;
+            serve_client((stream, newcomer), peer, tls, services, closing).await;
             drop(place);
         });
     }
@@ -117,7 +135,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Res
 }
 
 async fn serve_client(
-    stream: TcpStream,
+    (stream, newcomer): (TcpStream, Newcomer),
     peer: SocketAddr,
     tls: TlsAcceptor,
     services: Arc<Services>,
@@ -138,24 +156,24 @@ async fn serve_client(
     };
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(<[_]>::first);
-    let identity = certificate.and_then(tls::identity);
-    serve_calls(stream, identity, services, closing).await;
+    let peer = certificate.and_then(tls::peer);
+    serve_calls(stream, Client::new(peer, newcomer), services, closing).await;
 }
 
-/// Serves one connection's calls. `identity` is what the client's certificate says.
-pub(crate) async fn serve_calls<S>(
+/// Serves one connection's calls.
+async fn serve_calls<S>(
     stream: S,
-    identity: Option<Identity>,
+    client: Client,
     services: Arc<Services>,
     mut closing: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let known = Arc::new(AtomicBool::new(false));
-    let caller = Arc::new((identity, known.clone()));
+    let client = Arc::new(client);
+    let calling = client.clone();
     let handle = service_fn(move |request: Request<Incoming>| {
-        let (services, caller) = (services.clone(), caller.clone());
-        async move { Ok::<_, Infallible>(call(&services, &caller.0, &caller.1, request).await) }
+        let (services, client) = (services.clone(), calling.clone());
+        async move { Ok::<_, Infallible>(call(&services, &client, request).await) }
     });
     let mut server = http2::Builder::new(TokioExecutor::new());
     server
@@ -169,7 +187,8 @@ pub(crate) async fn serve_calls<S>(
         .keep_alive_timeout(KEEPALIVE_MAX);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), handle));
     let mut first_call = pin!(sleep(FIRST_CALL_MAX));
-    let (mut waits, mut open) = (true, true);
+    let mut end = pin!(sleep_until(client.ends));
+    let (mut waits, mut open, mut young) = (true, true, true);
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -180,9 +199,17 @@ pub(crate) async fn serve_calls<S>(
             }
             () = first_call.as_mut(), if waits => {
                 waits = false;
-                if !known.load(Ordering::Relaxed) {
+                if client.is_newcomer() {
                     return debug!("a connection made no call that was let in, and is closed");
                 }
+            }
+            () = end.as_mut() => {
+                if !young {
+                    return debug!("a connection has not ended by itself, and is cut off");
+                }
+                young = false;
+                end.as_mut().reset(Instant::now() + LEAVE_MAX);
+                connection.as_mut().graceful_shutdown();
             }
             _ = closing.wait_for(|closing| *closing), if open => {
                 open = false;
@@ -192,35 +219,84 @@ pub(crate) async fn serve_calls<S>(
     }
 }
 
-async fn call(
-    services: &Services,
-    identity: &Option<Identity>,
-    known: &AtomicBool,
-    mut request: Request<Incoming>,
-) -> Response<ReplyBody> {
+/// The other end of a connection.
+struct Client {
+    /// What its certificate says.
+    peer: Option<Peer>,
+    /// When the connection ends, whatever happens on it.
+    ends: Instant,
+    /// Until one of its calls is let in.
+    newcomer: Mutex<Option<Newcomer>>,
+    /// Shares of discovery streams.
+    streams: Arc<Semaphore>,
+}
+
+impl Client {
+    fn new(peer: Option<Peer>, newcomer: Newcomer) -> Self {
+        let age_max = age_max();
+        let life = peer.as_ref().map_or(age_max, |peer| left(peer.not_after));
+        let ends = Instant::now() + life.min(age_max);
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Self { peer, ends, newcomer: Mutex::new(Some(newcomer)), streams }
+    }
+
+    fn is_newcomer(&self) -> bool {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn let_in(&self) {
+        drop(self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+async fn call(services: &Services, client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
     if request.method() != Method::POST || !is_grpc(&request) {
         return Status::unimplemented("this server speaks gRPC only").into_http();
     }
-    if let Err(error) = services.authenticator.authenticate(request.headers(), identity.as_ref()) {
-        services.stats.refused.one(error.label());
-        debug!(%error, "a call was refused");
-        return Status::from(error).into_http();
-    }
-    known.store(true, Ordering::Relaxed);
+    // A certificate counts for discovery only: with it one could be renewed for ever.
+    let peer = client.peer.as_ref().filter(|_| request.uri().path() == ads::PATH);
+    let caller = match services.authenticator.authenticate(request.headers(), peer) {
+        Ok(caller) => caller,
+        Err(error) => {
+            services.stats.refused.one(error.label());
+            debug!(%error, "a call was refused");
+            return Status::from(error).into_http();
+        }
+    };
+    client.let_in();
     match request.uri().path() {
         ads::PATH => {
-            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body())));
+            let Ok(share) = client.streams.clone().try_acquire_owned() else {
+                let reason = format!("a connection may have {STREAMS_MAX} discovery streams at once");
+                return Status::resource_exhausted(reason).into_http();
+            };
+            let expires =
+                caller.expires.map_or(client.ends, |expires| Instant::now() + left(expires).min(AGE_MAX * 2));
+            let terms = Terms { ends: Some(expires.min(client.ends)), share: Some(share) };
+            let body = ReplyBody::Ads(Box::new(services.ads.stream(request.into_body(), terms)));
             let mut response = Response::new(body);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
         }
         path if path.starts_with(CERTIFICATES) => {
-            request.extensions_mut().insert(identity.clone());
             let served = services.certificates.clone().into_server().oneshot(request).await;
             served.map(|response| response.map(ReplyBody::Other)).unwrap_or_else(|never| match never {})
         }
         other => Status::unimplemented(format!("this control plane does not serve {other}")).into_http(),
     }
+}
+
+/// How long a connection may last.
+fn age_max() -> Duration {
+    let mut random = [0; 2];
+    // Without randomness connections end when they began.
+    let _ = rand::fill(&mut random);
+    AGE_MAX * 3 / 4 + AGE_MAX / 2 * u32::from(u16::from_be_bytes(random)) / (u32::from(u16::MAX) + 1)
+}
+
+/// How long it is until then.
+fn left(then: SystemTime) -> Duration {
+    then.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {

@@ -62,11 +62,22 @@ pub(crate) enum Loss {
     TooLong,
     /// The control plane shuts down.
     Shutdown,
+    /// The control plane failed.
+    Defect,
+    /// The stream, or its credentials, reached their age.
+    Age,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Violation, Self::Unreadable, Self::Transport, Self::TooLong, Self::Shutdown];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Violation,
+        Self::Unreadable,
+        Self::Transport,
+        Self::TooLong,
+        Self::Shutdown,
+        Self::Defect,
+        Self::Age,
+    ];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -75,6 +86,8 @@ impl Loss {
             Self::Transport => "transport",
             Self::TooLong => "too_long",
             Self::Shutdown => "shutdown",
+            Self::Defect => "defect",
+            Self::Age => "age",
         }
     }
 }
@@ -116,6 +129,8 @@ pub(crate) struct Stats {
     pub(crate) refused: ByReason,
     pub(crate) handshakes_failed: Counter,
     pub(crate) accepts_failed: Counter,
+    /// Connections closed because too many had made no call that was let in.
+    pub(crate) newcomers_refused: Counter,
 }
 
 impl Stats {

@@ -24,6 +24,12 @@ use subscription::Subscription;
 pub(crate) const KEYS_MAX: usize = 1 << 16;
 /// Bytes of one key.
 pub(crate) const KEY_LEN_MAX: usize = 1024;
+/// Bytes of the id of a client's node.
+const NODE_ID_LEN_MAX: usize = 1024;
+/// Bytes of the name of a Kubernetes node (RFC 1123 subdomain).
+const NODE_NAME_LEN_MAX: usize = 253;
+/// Names that a client holds which are compared on the spot.
+const HELD_COSTLY: usize = 10_000;
 /// Types without resources that wait for their empty answer.
 const UNKNOWN_MAX: usize = 16;
 /// Metadata that names the node a client runs on.
@@ -52,6 +58,12 @@ pub(crate) enum Violation {
     /// Nobody knows whom to answer.
     #[error("the first request of a stream must name its node")]
     NodeMissing,
+    /// It would be part of every line that is logged.
+    #[error("the node's id has {0} bytes, more than {NODE_ID_LEN_MAX}")]
+    NodeIdTooLong(usize),
+    /// No node has such a name.
+    #[error("the node's name in its metadata has {0} bytes, more than {NODE_NAME_LEN_MAX}")]
+    NodeNameTooLong(usize),
     /// Too many keys.
     #[error("a stream may subscribe to {KEYS_MAX} keys of a type; subscribe to `*` instead")]
     KeysTooMany,
@@ -104,7 +116,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn of(node: Node) -> Self {
+    fn of(node: Node) -> Result<Self, Violation> {
         let name = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(NODE_NAME));
         let name = name.and_then(|value| match &value.kind {
             Some(prost_types::value::Kind::StringValue(name)) if !name.is_empty() => {
@@ -112,7 +124,12 @@ impl Client {
             }
             _ => None,
         });
-        Self { id: node.id, node: name }
+        let name_len = name.as_ref().map_or(0, |name: &Arc<str>| name.len());
+        match (node.id.len(), name_len) {
+            (len, _) if len > NODE_ID_LEN_MAX => Err(Violation::NodeIdTooLong(len)),
+            (_, len) if len > NODE_NAME_LEN_MAX => Err(Violation::NodeNameTooLong(len)),
+            _ => Ok(Self { id: node.id, node: name }),
+        }
     }
 }
 
@@ -131,12 +148,14 @@ impl Subscriber {
     pub(crate) fn handle_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<Event, Violation> {
         if self.client.is_none() {
             let node = request.node.take().filter(|node| !node.id.is_empty());
-            self.client = Some(Client::of(node.ok_or(Violation::NodeMissing)?));
+            self.client = Some(Client::of(node.ok_or(Violation::NodeMissing)?)?);
         }
-        let names = request.resource_names_subscribe.iter().chain(request.initial_resource_versions.keys());
-        if let Some(long) = names.map(String::len).find(|len| *len > KEY_LEN_MAX) {
+        let mut lens = request.resource_names_subscribe.iter().map(String::len);
+        if let Some(long) = lens.find(|len| *len > KEY_LEN_MAX) {
             return Err(Violation::KeyTooLong(long));
         }
+        // Another control plane may have had resources of such names; this one has none.
+        request.initial_resource_versions.retain(|name, _| name.len() <= KEY_LEN_MAX);
         let Some(kind) = ResourceType::of(&request.type_url) else {
             return self.handle_unknown(request);
         };
@@ -166,14 +185,33 @@ impl Subscriber {
         self.edition = edition;
     }
 
-    /// Whether the next response of some type carries everything, which is worth a place in a queue.
+    /// Whether there is a mesh to answer from.
+    pub(crate) fn is_known(&self) -> bool {
+        self.edition.is_known()
+    }
+
+    /// Whether a client's report of what it holds is kept for its first response.
+    pub(crate) fn is_laden(&self) -> bool {
+        self.subscriptions.iter().flatten().any(|subscription| subscription.held() > 0)
+    }
+
+    /// Whether the next response takes long to make: a client holds much, and all of it is compared.
+    pub(crate) fn is_costly(&self, everything: bool) -> bool {
+        let costly = |subscription: &Subscription| {
+            subscription.held() > HELD_COSTLY && (everything || !subscription.wants_everything())
+        };
+        self.edition.is_known() && self.subscriptions.iter().flatten().any(costly)
+    }
+
+    /// Whether the next response of some type carries everything, or what of it a client does not hold, which is worth
+    /// a place in a queue.
     pub(crate) fn wants_everything(&self) -> bool {
         let mut subscriptions = self.subscriptions.iter().flatten();
         self.edition.is_known() && subscriptions.any(Subscription::wants_everything)
     }
 
-    /// The next response, if one is due.
-    pub(crate) fn poll_response(&mut self) -> Option<Push> {
+    /// The next response, if one is due. Types of which everything is wanted are passed over unless `everything`.
+    pub(crate) fn poll_response(&mut self, everything: bool) -> Option<Push> {
         if let Some(type_url) = self.unknown.pop() {
             let nonce = self.next_nonce();
             return Some(Push {
@@ -188,8 +226,9 @@ impl Subscriber {
         }
         let nonce = self.next_nonce();
         let node = self.client.as_ref().and_then(|client| client.node.as_deref());
-        let mut subscriptions = self.subscriptions.iter_mut().flatten();
-        let push = subscriptions.find_map(|subscription| subscription.poll(&self.edition, node, &nonce));
+        let subscriptions = self.subscriptions.iter_mut().flatten();
+        let mut allowed = subscriptions.filter(|subscription| everything || !subscription.wants_everything());
+        let push = allowed.find_map(|subscription| subscription.poll(&self.edition, node, &nonce));
         if push.is_none() {
             self.responses -= 1;
         }

@@ -58,7 +58,7 @@ async fn whoever_shows_no_credentials_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_node_gets_certificates_for_its_workloads_and_may_show_its_own_in_place_of_a_token() {
+async fn a_node_gets_certificates_for_its_workloads_by_its_token_and_what_it_got_counts_for_discovery_only() {
     let rig = Rig::start(&mesh(&["one"])).await;
     rig.ready().await;
     let key = KeyPair::generate().unwrap();
@@ -71,7 +71,7 @@ async fn a_node_gets_certificates_for_its_workloads_and_may_show_its_own_in_plac
     let mut stream = peer.subscribe(&[]).await.unwrap();
     assert_eq!(stream.next().await.0, ["one//Pod/a/one"]);
     let other = peer.certificate(&csr, "spiffe://cluster.local/ns/a/sa/sa-one").await.unwrap_err();
-    assert_eq!(other.code(), Code::PermissionDenied, "{other}");
+    assert_eq!(other.code(), Code::Unauthenticated, "{other}");
     let metrics = rig.health("/metrics").await;
     assert!(metrics.contains("halo_controller_certificates_issued_total 1"), "{metrics}");
     assert!(metrics.contains("halo_controller_subscribers{type=\"address\"} 1"), "{metrics}");
@@ -111,6 +111,65 @@ async fn nonsense_ends_its_own_stream_and_no_other() {
     assert_eq!(good.next().await.0, ["one//Pod/a/one"]);
     let unknown = client.call("/istio.v1.auth.Other/Call").await;
     assert_eq!(unknown.code(), Code::Unimplemented, "{unknown}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_has_a_few_discovery_streams_and_a_new_one_when_one_has_ended() {
+    let rig = Rig::start(&mesh(&["one"])).await;
+    let mut client = rig.client("node-token");
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(client.subscribe(&[]).await.unwrap());
+    }
+    let refused = client.subscribe(&[]).await.err().expect("there is no limit");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let mut ending = streams.pop().unwrap();
+    ending.ask(&"k".repeat(10_000)).await;
+    ending.end().await;
+    let mut next = client.subscribe(&[]).await.unwrap();
+    assert_eq!(next.next().await.0, ["one//Pod/a/one"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn whoever_shows_nothing_takes_few_places_and_leaves_them_once_let_in() {
+    let rig = Rig::start(&mesh(&["one"])).await;
+    let mut streams = Vec::new();
+    // Those that were let in do not count.
+    for _ in 0..3 {
+        streams.push(rig.client("node-token").subscribe(&[]).await.unwrap());
+    }
+    let mut idle = Vec::new();
+    for _ in 0..65 {
+        idle.push(rig.connect().await);
+    }
+    within(async {
+        while !rig.health("/metrics").await.contains("halo_controller_newcomers_refused_total 1\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    drop(idle);
+    rig.client_let_in().await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_certificate_that_let_it_in() {
+    let rig = Rig::start(&mesh(&["one"])).await;
+    rig.ready().await;
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let mut node = rig.client("node-token");
+    let asked = node.certificate_for(&csr, "spiffe://cluster.local/ns/a/sa/sa-one", 3);
+    let chain = asked.await.unwrap();
+    let mut stream = rig.client_with(&chain[0], &key).subscribe(&[]).await.unwrap();
+    assert_eq!(stream.next().await.0, ["one//Pod/a/one"]);
+    let end = stream.end().await;
+    assert_eq!(end.code(), Code::Unavailable, "{end}");
+    let metrics = rig.health("/metrics").await;
+    assert!(metrics.contains("halo_controller_streams_lost_total{reason=\"age\"} 1"), "{metrics}");
     rig.end().await;
 }
 

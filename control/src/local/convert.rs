@@ -23,12 +23,26 @@ use super::raw::{
 use super::{Defaults, LocalError, LocalState, SERVICE_ACCOUNT};
 use crate::wire::Interner;
 
+/// Characters of a name by which a resource is subscribed to.
+const NAME_LEN_MAX: usize = 1000;
+
+fn check_len(name: &str, line: u64, field: impl FnOnce() -> String) -> Result<(), LocalError> {
+    let len = name.chars().count();
+    if len <= NAME_LEN_MAX {
+        return Ok(());
+    }
+    let reason =
+        format!("{len} characters, with what belongs to it, are more than {NAME_LEN_MAX}; shorten it");
+    Err(LocalError { line, field: field(), reason })
+}
+
 pub(super) fn convert(file: RawFile, defaults: &Defaults) -> Result<LocalState, LocalError> {
     let (mut state, mut interner) = (LocalState::default(), Interner::default());
     for (place, raw) in file.workloads.into_iter().enumerate() {
         let line = raw.referenced.line();
         let workload = shared(workload(raw.value, defaults), &mut interner);
         let uid = workload.uid.clone();
+        check_len(&uid, line, || format!("workloads[{place}].uid"))?;
         if state.workloads.insert(uid.clone(), Arc::new(workload)).is_some() {
             let reason = format!("{uid:?} is the uid of an earlier workload too");
             return Err(LocalError { line, field: format!("workloads[{place}].uid"), reason });
@@ -53,6 +67,7 @@ fn insert_service(state: &mut LocalState, place: usize, raw: Spanned<RawService>
     let line = raw.referenced.line();
     let (service, endpoints) = service(raw.value);
     let key = service.key.clone();
+    check_len(&key.to_string(), line, || format!("services[{place}].hostname"))?;
     if state.services.insert(key.clone(), Arc::new(service)).is_some() {
         let reason = format!("{key} is an earlier service too");
         return Err(LocalError { line, field: format!("services[{place}].hostname"), reason });

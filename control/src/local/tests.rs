@@ -237,8 +237,28 @@ fn only_what_differs_becomes_an_edit() {
 }
 
 #[test]
+fn names_that_nobody_can_subscribe_to_are_refused_with_their_line() {
+    let defaults = Defaults { trust_domain: "td".into(), cluster: "one".into() };
+    let long = "n".repeat(1001);
+    for (text, field) in [
+        (
+            format!("workloads:\n- {{uid: {long}, name: a, namespace: a, workloadIps: []}}\n"),
+            "workloads[0].uid",
+        ),
+        (
+            format!("services:\n- {{name: a, namespace: a, hostname: {long}, vips: [], ports: {{}}}}\n"),
+            "services[0].hostname",
+        ),
+    ] {
+        let refused = LocalState::parse(&text, &defaults).unwrap_err();
+        assert_eq!((refused.line, refused.field.as_str()), (2, field), "{refused}");
+        assert!(refused.reason.contains("more than 1000"), "{refused}");
+    }
+}
+
+#[test]
 fn workloads_share_the_texts_that_they_have_in_common() {
-    let entry = |uid: &str| {
+    let entry = |uid| {
         format!("- {{uid: {uid}, namespace: n, node: x, workloadIps: [], services: {{n/h: {{80: 80}}}}}}\n")
     };
     let state = parse(&format!("workloads:\n{}{}", entry("a"), entry("b"))).unwrap();

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
+use super::refused::{NAME_LEN_MAX, NAMED_MAX, REASON_LEN_MAX, cut};
 use super::response::Response;
 use super::session::{KEYS_MAX, Push, Scope, Session};
 use super::stream::{Heard, Stream};
@@ -272,14 +273,22 @@ impl Client {
         Ok(())
     }
 
+    /// Logs a few of what a response had refused: a control plane decides how many there are, and what they say.
     fn tell_rejected(&mut self, rejected: &[(String, String)]) {
-        for (name, reason) in rejected {
+        for (name, reason) in rejected.iter().take(NAMED_MAX) {
+            let (name, reason) = (cut(name, NAME_LEN_MAX), cut(reason, REASON_LEN_MAX));
             if let Some(left_out) = self.told.now(reason, Instant::now()) {
                 warn!(
                     name,
                     reason, left_out, "a resource is refused; what was in force for it stays in force"
                 );
             }
+        }
+        let more = rejected.len().saturating_sub(NAMED_MAX);
+        if more > 0
+            && let Some(left_out) = self.told.now("more resources are refused", Instant::now())
+        {
+            warn!(more, left_out, "more resources of the same response are refused");
         }
     }
 

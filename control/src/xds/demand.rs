@@ -39,6 +39,8 @@ struct Resource {
     keys: Vec<Arc<str>>,
     /// The workload that it is, if it is one.
     workload: Option<Arc<Workload>>,
+    /// The service that it is, if it has ranges of addresses.
+    ranges: Option<Arc<Service>>,
 }
 
 /// What asking came to.
@@ -61,6 +63,8 @@ pub(super) enum Value {
 #[derive(Debug, Default)]
 pub(super) struct Demands {
     keys_max: usize,
+    /// The node that pods and questions are of, if it has a name.
+    node: Arc<str>,
     keys: HashMap<Arc<str>, Key>,
     /// Bytes of the keys.
     keys_len: usize,
@@ -80,13 +84,15 @@ pub(super) struct Demands {
     by_service: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Keys that nobody wants any more, and what they led to is to be looked at.
     dropped: Vec<Arc<str>>,
+    /// The names of what has arrived, for which there may be no key.
+    arrived: Vec<Arc<str>>,
     subscribe: BTreeSet<Arc<str>>,
     unsubscribe: BTreeSet<Arc<str>>,
 }
 
 impl Demands {
-    pub(super) fn new(keys_max: usize) -> Self {
-        Self { keys_max, ..Self::default() }
+    pub(super) fn new(keys_max: usize, node: Arc<str>) -> Self {
+        Self { keys_max, node, ..Self::default() }
     }
 
     /// A stream begins, on which nothing is subscribed yet.
@@ -185,6 +191,7 @@ impl Demands {
         let before = self.forget(name);
         let mut keys = vec![name.clone()];
         keys.extend(aliases.iter().map(|alias| Arc::from(alias.as_str())));
+        let mut ranges = None;
         let workload = match value {
             Value::Workload(workload) => {
                 workload_keys(workload, &mut keys);
@@ -194,25 +201,52 @@ impl Demands {
                 keys.push(service.key.to_string().into());
                 keys.extend(service.vips.iter().map(|vip| vip.to_string().into()));
                 self.in_ranges(service, &mut keys);
+                ranges = (!service.cidr_vips.is_empty()).then(|| service.clone());
                 None
             }
         };
-        keys.sort_unstable();
-        keys.dedup();
-        for key in &keys {
-            self.answer(key, edits);
-            self.by_key.entry(key.clone()).or_default().insert(name.clone());
-        }
+        self.goes_by(name, &mut keys, edits);
         for service in workload.iter().flat_map(|workload| workload.services.keys()) {
             self.by_service.entry(service.to_string().into()).or_default().insert(name.clone());
         }
-        let uid = workload.as_ref().map(|workload| &workload.uid);
-        if let Some(before) = before.filter(|before| Some(&before.uid) != uid) {
+        self.held.insert(name.clone(), Resource { keys, workload: workload.clone(), ranges });
+        self.arrived.push(name.clone());
+        if let Some(before) = before {
             self.stop_leading(&before, edits);
         }
-        self.held.insert(name.clone(), Resource { keys, workload: workload.clone() });
         if let Some(workload) = workload.filter(|workload| self.pods.contains_key(&workload.uid)) {
             self.lead(&workload, edits);
+        }
+    }
+
+    /// A resource that is held was sent again, which may be the answer to a key.
+    pub(super) fn seen(&mut self, name: &str, aliases: &[String], edits: &mut Vec<MeshEdit>) {
+        let Some((name, held)) = self.held.get_key_value(name) else { return };
+        let (name, mut keys, ranges) = (name.clone(), held.keys.clone(), held.ranges.clone());
+        keys.extend(aliases.iter().map(|alias| Arc::from(alias.as_str())));
+        if let Some(service) = ranges {
+            self.in_ranges(&service, &mut keys);
+        }
+        self.goes_by(&name, &mut keys, edits);
+        if let Some(held) = self.held.get_mut(&name) {
+            held.keys = keys;
+        }
+    }
+
+    /// Answers the keys that a resource goes by.
+    fn goes_by(&mut self, name: &Arc<str>, keys: &mut Vec<Arc<str>>, edits: &mut Vec<MeshEdit>) {
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys.iter() {
+            self.answer(key, edits);
+            self.by_key.entry(key.clone()).or_default().insert(name.clone());
+        }
+    }
+
+    /// What a resource was goes by another name now, under which it has arrived.
+    pub(super) fn superseded(&mut self, name: &str, edits: &mut Vec<MeshEdit>) {
+        if let Some(workload) = self.forget(name) {
+            self.stop_leading(&workload, edits);
         }
     }
 
@@ -224,17 +258,21 @@ impl Demands {
         }
     }
 
-    /// Forgets the resources that only keys led to which nobody wants any more, and gives their names. To be called
+    /// Forgets the resources that only keys led to which nobody wants any more, and gives their names. Those are among
+    /// them that were on their way when their key was unsubscribed: nobody would tell of their changes. To be called
     /// after the other calls, once what belongs together is there.
     pub(super) fn settle(&mut self) -> Vec<Arc<str>> {
         let dropped = mem::take(&mut self.dropped);
         let mut keys = dropped.clone();
         let mut unwanted = Vec::new();
-        while let Some(key) = keys.pop() {
-            let names =
-                [&self.by_key, &self.by_service].into_iter().filter_map(|map| map.get(&key)).flatten();
-            let candidates: BTreeSet<_> = names.filter(|name| !self.wanted(name)).cloned().collect();
-            for name in candidates {
+        let mut names: BTreeSet<_> = mem::take(&mut self.arrived).into_iter().collect();
+        // Control planes send the workloads of the client's own node unasked, for pods that are about to be there.
+        names.retain(|name| !self.is_own(name));
+        loop {
+            for name in names.into_iter().filter(|name| self.held.contains_key(name)).collect::<Vec<_>>() {
+                if self.wanted(&name) {
+                    continue;
+                }
                 let gone = self.held.get(&name).map(|held| held.keys.clone()).unwrap_or_default();
                 self.forget(&name);
                 // A control plane may have subscribed the node to what a key led to.
@@ -243,6 +281,9 @@ impl Demands {
                 // Endpoints of a service that has gone may have no other claim.
                 keys.extend(gone);
             }
+            let Some(key) = keys.pop() else { break };
+            let maps = [&self.by_key, &self.by_service].into_iter();
+            names = maps.filter_map(|map| map.get(&key)).flatten().cloned().collect();
         }
         // The name of what is wanted for another reason stays subscribed: without it, some control planes would not
         // tell of changes.
@@ -298,8 +339,13 @@ impl Demands {
         }
     }
 
-    /// A workload is not known any more.
+    /// A resource is not a workload any more, which may go by another name now.
     fn stop_leading(&mut self, workload: &Workload, edits: &mut Vec<MeshEdit>) {
+        let others = self.by_key.get(&workload.uid).into_iter().flatten();
+        let mut others = others.filter_map(|name| self.held.get(name)?.workload.as_ref());
+        if others.any(|other| other.uid == workload.uid) {
+            return;
+        }
         let leads = self.pods.get_mut(&workload.uid).map(mem::take);
         for key in leads.unwrap_or_default() {
             self.release(&key, edits);
@@ -327,6 +373,11 @@ impl Demands {
         self.dropped.push(text.clone());
     }
 
+    fn is_own(&self, name: &str) -> bool {
+        let workload = self.held.get(name).and_then(|held| held.workload.as_ref());
+        !self.node.is_empty() && workload.is_some_and(|workload| workload.node == self.node)
+    }
+
     fn wanted(&self, name: &str) -> bool {
         let Some(held) = self.held.get(name) else { return false };
         let mut services = held.workload.iter().flat_map(|workload| workload.services.keys());
@@ -339,7 +390,7 @@ impl Demands {
 
     /// Forgets a resource. Gives the workload that it was.
     fn forget(&mut self, name: &str) -> Option<Arc<Workload>> {
-        let Resource { keys, workload } = self.held.remove(name)?;
+        let Resource { keys, workload, .. } = self.held.remove(name)?;
         for key in &keys {
             leave(&mut self.by_key, key, name);
         }

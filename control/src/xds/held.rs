@@ -150,6 +150,24 @@ impl Held {
         self.names.iter().map(|(name, entry)| (name.to_string(), entry.version.to_string())).collect()
     }
 
+    /// A stream begins. What another name has made since is not held by the one that made it before: it has to be sent
+    /// again if it is still there.
+    pub(super) fn restart(&mut self) {
+        self.names.retain(|_, entry| !matches!(entry.made, Made::Nothing));
+    }
+
+    /// Whether a resource is held in this version and what it made is still its own. Without a version nobody knows.
+    pub(super) fn is_current(&self, name: &str, version: &str) -> bool {
+        let current = |entry: &Entry| *entry.version == *version && !matches!(entry.made, Made::Nothing);
+        !version.is_empty() && self.names.get(name).is_some_and(current)
+    }
+
+    /// The name that a thing is taken from when another makes it.
+    pub(super) fn owner(&self, thing: &Thing) -> Option<Arc<str>> {
+        let owner = self.elsewhere.get(thing).cloned().unwrap_or_else(|| thing.name());
+        (self.made(&owner).as_ref() == Some(thing)).then_some(owner)
+    }
+
     fn made(&self, name: &str) -> Option<Thing> {
         let (name, entry) = self.names.get_key_value(name)?;
         match &entry.made {
@@ -163,13 +181,9 @@ impl Held {
 
     /// Makes sure that no other name takes a thing away that a name is about to make.
     fn disown(&mut self, thing: &Thing) {
-        let owner = match self.elsewhere.remove(thing) {
-            Some(owner) => owner,
-            None => thing.name(),
-        };
-        if self.made(&owner).as_ref() == Some(thing)
-            && let Some(entry) = self.names.get_mut(&owner)
-        {
+        let owner = self.owner(thing);
+        self.elsewhere.remove(thing);
+        if let Some(entry) = owner.and_then(|owner| self.names.get_mut(&owner)) {
             entry.made = Made::Nothing;
         }
     }
@@ -224,6 +238,16 @@ mod tests {
         held.check();
         assert_eq!(held.remove("a/h"), None);
         assert_eq!(held.remove("new"), Some(key));
+        held.check();
+    }
+
+    #[test]
+    fn a_name_whose_thing_another_has_made_is_not_held_on_the_next_stream() {
+        let mut held = Held::default();
+        held.accept(&"one".into(), "1", &workload("a"));
+        held.accept(&"two".into(), "1", &workload("a"));
+        held.restart();
+        assert_eq!(held.versions(), [("two".into(), "1".into())].into());
         held.check();
     }
 

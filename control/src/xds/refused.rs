@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Resources that a status names.
-const NAMED_MAX: usize = 5;
+/// Resources that a status names, and that a response has logged.
+pub(super) const NAMED_MAX: usize = 5;
 /// Characters of a name, and of a reason, that are told or kept.
-const NAME_LEN_MAX: usize = 100;
-const REASON_LEN_MAX: usize = 200;
+pub(super) const NAME_LEN_MAX: usize = 100;
+pub(super) const REASON_LEN_MAX: usize = 200;
 
 /// Names whose last version was refused, with the reasons. A name leaves when it is accepted or removed, and all do that
 /// a new stream's first response does not send again.
@@ -73,7 +73,7 @@ pub(super) fn listed<'a>(
 }
 
 /// The first characters of a text.
-fn cut(text: &str, chars_max: usize) -> &str {
+pub(super) fn cut(text: &str, chars_max: usize) -> &str {
     text.char_indices().nth(chars_max).map_or(text, |(end, _)| &text[..end])
 }
 

@@ -4,12 +4,13 @@
 //! says which versions are held, so that only what differs is sent again. A response is taken resource by resource;
 //! what is refused leaves in force what was there, and is named in the NACK.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use halo_core::demand::Question;
 use prost::Message;
+use prost_types::value::Kind;
 
 use super::demand::{Asked, Demands, KEYS_LEN_MAX, Value};
 use super::held::{Held, Thing};
@@ -35,8 +36,8 @@ const KEY_OVERHEAD: usize = 3;
 const _: () = assert!(KEYS_LEN_MAX + KEYS_MAX * KEY_OVERHEAD <= REQUEST_LEN_MAX * 3 / 4);
 /// Keys that a request subscribes or unsubscribes, but for a stream's first.
 const KEYS_PER_REQUEST: usize = 5000;
-/// Refused resources that a NACK names.
-const NACK_NAMES_MAX: usize = 100;
+/// Refused resources that a NACK names, which is some 15 KiB at most.
+const NACK_NAMES_MAX: usize = 50;
 /// Shared texts are swept when there are this many more than twice those that were left by the last sweep.
 const SWEEP_MARGIN: usize = 10_000;
 
@@ -115,15 +116,28 @@ impl Subscription {
         self.held.except(&names.iter().map(String::as_str).collect())
     }
 
-    /// There is nothing by a name or key. Gives the name that is meant, and what is to be taken away.
-    fn remove(&mut self, text: &str) -> (Option<Arc<str>>, Option<Thing>) {
-        let meant = self.held.meant(text);
-        self.refused.removed(text);
-        if let Some(name) = &meant {
-            self.refused.removed(name);
+    /// Names and keys that a response says there is nothing by, each with the name that is meant. To be read before the
+    /// response changes anything: a name that is not held must not be taken for the key of what the response brings,
+    /// nor for that of another once the name has been removed.
+    fn meant(&self, response: &mut Response) -> Vec<(String, Option<Arc<str>>)> {
+        let removed = std::mem::take(&mut response.removed);
+        if removed.is_empty() {
+            return Vec::new();
         }
-        let gone = meant.as_ref().and_then(|name| self.held.remove(name));
-        (meant, gone)
+        let sent: HashSet<_> = response.names().collect();
+        let meant = |text: String| {
+            let name = self.held.meant(&text).filter(|name| **name == *text || !sent.contains(&**name));
+            (text, name)
+        };
+        removed.into_iter().map(meant).collect()
+    }
+
+    /// There is nothing by a name or key. Gives what is to be taken away.
+    fn remove(&mut self, text: &str, meant: Option<&str>) -> Option<Thing> {
+        self.refused.removed(text);
+        let name = meant?;
+        self.refused.removed(name);
+        self.held.remove(name)
     }
 }
 
@@ -155,7 +169,7 @@ impl Session {
     pub(crate) fn new(node: Node, cluster: Arc<str>, scope: Scope) -> Self {
         let demands = match scope {
             Scope::Wildcard => None,
-            Scope::OnDemand { keys_max } => Some(Demands::new(keys_max)),
+            Scope::OnDemand { keys_max } => Some(Demands::new(keys_max, node_name(&node))),
         };
         Self {
             node,
@@ -265,6 +279,7 @@ impl Session {
         let addresses = type_url == ADDRESS_TYPE;
         let subscription = if addresses { &mut self.addresses } else { &mut self.policies };
         subscription.opened = true;
+        subscription.held.restart();
         subscription.unanswered = true;
         subscription.whole = self.silent;
         if !self.silent {
@@ -283,12 +298,13 @@ impl Session {
     }
 
     /// Takes a response. The edits come into force before the next request is polled.
-    pub(crate) fn handle_response(&mut self, response: Response) -> Push {
+    pub(crate) fn handle_response(&mut self, mut response: Response) -> Push {
         let mut push = Push::default();
         match response.type_url.as_str() {
             ADDRESS_TYPE => {
+                let removed = self.addresses.meant(&mut response);
                 for name in self.addresses.unnamed(&response) {
-                    self.remove_address(&name, &mut push.edits);
+                    self.remove_address(&name, Some(&name), &mut push.edits);
                 }
                 for bytes in response.resources {
                     let (name, taken) = match read(bytes) {
@@ -301,13 +317,14 @@ impl Session {
                     self.addresses.refused.note(&name, &taken);
                     push.note(name, taken);
                 }
-                for name in response.removed {
-                    self.remove_address(&name, &mut push.edits);
+                for (text, name) in removed {
+                    self.remove_address(&text, name.as_deref(), &mut push.edits);
                 }
                 self.drop_unwanted(&mut push.edits);
                 self.addresses.synced = true;
             }
             AUTHORIZATION_TYPE => {
+                let removed = self.policies.meant(&mut response);
                 for name in self.policies.unnamed(&response) {
                     push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
                 }
@@ -322,8 +339,8 @@ impl Session {
                     self.policies.refused.note(&name, &taken);
                     push.note(name, taken);
                 }
-                for text in response.removed {
-                    push.edits.extend(self.policies.remove(&text).1.map(Thing::removal));
+                for (text, name) in removed {
+                    push.edits.extend(self.policies.remove(&text, name.as_deref()).map(Thing::removal));
                 }
                 self.policies.synced |= self.policies.refused.is_empty();
             }
@@ -370,6 +387,12 @@ impl Session {
 
     fn take_address(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
         let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        if self.addresses.held.is_current(&resource.name, &resource.version) {
+            if let Some(demands) = &mut self.demands {
+                demands.seen(&resource.name, &resource.aliases, edits);
+            }
+            return Ok(());
+        }
         let decoded =
             wire::decode_address(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
         let held = &mut self.addresses.held;
@@ -391,6 +414,7 @@ impl Session {
             thing if resource.name.is_empty() => thing.name(),
             _ => resource.name.as_str().into(),
         });
+        let owner = held.owner(&thing).filter(|owner| *owner != name);
         edits.extend(held.accept(&name, &resource.version, &thing).map(Thing::removal));
         edits.push(match &value {
             Value::Workload(workload) => MeshEdit::Workload(workload.clone()),
@@ -398,15 +422,17 @@ impl Session {
         });
         if let Some(demands) = &mut self.demands {
             demands.arrived(&name, &resource.aliases, &value, edits);
+            if let Some(owner) = owner {
+                demands.superseded(&owner, edits);
+            }
         }
         Ok(())
     }
 
-    fn remove_address(&mut self, text: &str, edits: &mut Vec<MeshEdit>) {
-        let (meant, gone) = self.addresses.remove(text);
-        edits.extend(gone.map(Thing::removal));
+    fn remove_address(&mut self, text: &str, name: Option<&str>, edits: &mut Vec<MeshEdit>) {
+        edits.extend(self.addresses.remove(text, name).map(Thing::removal));
         if let Some(demands) = &mut self.demands {
-            demands.removed(text, meant.as_deref(), edits);
+            demands.removed(text, name, edits);
         }
     }
 
@@ -420,6 +446,9 @@ impl Session {
 
     fn take_policy(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
         let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
+        if self.policies.held.is_current(&resource.name, &resource.version) {
+            return Ok(());
+        }
         let policy =
             wire::decode_policy(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
         let thing = Thing::Policy(policy.key());
@@ -463,6 +492,15 @@ impl Push {
 /// One resource of a response. One that cannot be read has no name.
 fn read(bytes: Bytes) -> Result<Resource, String> {
     Resource::decode(bytes).map_err(|error| format!("the resource cannot be read: {error}"))
+}
+
+/// The node's name, as control planes find it.
+fn node_name(node: &Node) -> Arc<str> {
+    let value = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("NODE_NAME"));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(name)) => name.as_str().into(),
+        _ => Arc::default(),
+    }
 }
 
 /// What a NACK says.

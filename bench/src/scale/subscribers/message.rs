@@ -206,7 +206,7 @@ mod tests {
             (&[1, 0, 0, 0, 0][..], "a compressed message"),
             (&[0, 0, 0, 0, 2, 0x08, 1], "a field that no response has"),
             (&[0, 0, 0, 0, 2, 0x12, 5], "a message that ends within a field"),
-            (&[0, 0, 0, 0, 3, 0x12, 5, 1, 1, 1], "a message that ends within a field"),
+            (&[0, 0, 0, 0, 3, 0x12, 5, 1, 1, 1], "a field longer than its message"),
         ] {
             assert_eq!(Responses::default().take(bytes), Err(why));
         }

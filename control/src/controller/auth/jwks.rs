@@ -203,6 +203,12 @@ fn check(claims: &Claims, issuer: Option<&str>, audience: &str, now: SystemTime)
 }
 
 impl Claims {
+    /// When the token ceases to be accepted; `None` if no clock gets there.
+    fn expires(&self) -> Option<SystemTime> {
+        let life = Duration::try_from_secs_f64(self.exp?.max(0.0)).ok()?;
+        UNIX_EPOCH.checked_add(life)?.checked_add(LEEWAY)
+    }
+
     /// The service account that the subject names; what else is said of it must agree.
     fn caller(&self) -> Option<Caller> {
         let (namespace, name) = self.sub.as_deref()?.strip_prefix(SUBJECT)?.split_once(':')?;
@@ -221,6 +227,7 @@ impl Claims {
             service_account: name.into(),
             node,
             pod,
+            expires: self.expires(),
         })
     }
 }

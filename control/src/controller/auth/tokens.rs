@@ -12,8 +12,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{Caller, CredentialsError, TOKEN_LEN_MAX, is_name};
 
-/// Permission of everyone to read.
-const EVERYONE: u32 = 0o004;
+/// Permissions of anyone but the owner.
+const OTHERS: u32 = 0o077;
 
 /// Tokens, as hashes, and their callers.
 pub(super) struct TokenList(Vec<(Digest, Caller)>);
@@ -38,7 +38,7 @@ impl TokenList {
         let failed = |error| CredentialsError::File { path: path.display().to_string(), error };
         let mut file = File::open(path).map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
-        if mode & EVERYONE != 0 {
+        if mode & OTHERS != 0 {
             return Err(CredentialsError::Exposed { path: path.display().to_string(), mode });
         }
         let mut text = Zeroizing::new(String::new());
@@ -96,5 +96,5 @@ fn caller(entry: &Entry) -> Result<Caller, &'static str> {
         return Err("its node is not a name of lower case letters, digits, dashes and dots");
     }
     let node = entry.node.as_deref().map(Into::into);
-    Ok(Caller { namespace: namespace.into(), service_account: name.into(), node, pod: None })
+    Ok(Caller { namespace: namespace.into(), service_account: name.into(), node, pod: None, expires: None })
 }

@@ -87,7 +87,6 @@ const BANK: &str = "spiffe://cluster.local/ns/bank/sa/vault";
 async fn call(
     service: &CertificateService,
     token: Option<&str>,
-    peer: Option<Identity>,
     message: &[u8],
 ) -> Result<IstioCertificateResponse, Status> {
     let mut framed = vec![0];
@@ -98,8 +97,7 @@ async fn call(
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
-    let mut request = request.body(body).unwrap();
-    request.extensions_mut().insert(peer);
+    let request = request.body(body).unwrap();
     let response = service.clone().into_server().oneshot(request).await.unwrap();
     if let Some(status) = Status::from_header_map(response.headers()) {
         return Err(status);
@@ -118,7 +116,7 @@ async fn ask(
     token: &str,
     request: &IstioCertificateRequest,
 ) -> Result<IstioCertificateResponse, Status> {
-    call(service, Some(token), None, &request.encode_to_vec()).await
+    call(service, Some(token), &request.encode_to_vec()).await
 }
 
 /// The identity and the seconds of life of what was issued.
@@ -167,10 +165,6 @@ async fn a_caller_gets_its_own_identity_without_metadata() {
         let response = ask(&service, "cart-token", &request(0, metadata)).await.unwrap();
         assert_eq!(leaf(&response), (CART.to_owned(), 7200));
     }
-    let own = Some(Identity::new("cluster.local", "shop", "till"));
-    let message = request(60, None).encode_to_vec();
-    let response = call(&service, None, own, &message).await.unwrap();
-    assert_eq!(leaf(&response), ("spiffe://cluster.local/ns/shop/sa/till".to_owned(), 60));
 }
 
 #[tokio::test]
@@ -242,15 +236,12 @@ async fn every_refusal_has_its_status_and_its_label() {
         assert_eq!(service.counts().refused.get(label), Some(&(before + 1)), "{label}");
     }
     let message = request(0, None).encode_to_vec();
-    let status = call(&service, None, None, &message).await.unwrap_err();
+    let status = call(&service, None, &message).await.unwrap_err();
     assert_eq!((status.code(), service.counts().refused["missing"]), (Code::Unauthenticated, 1));
-    let foreign = Some(Identity::new("other", "shop", "cart"));
-    let status = call(&service, None, foreign, &message).await.unwrap_err();
-    assert_eq!((status.code(), service.counts().refused["trust_domain"]), (Code::PermissionDenied, 1));
     // What another encoder made of nonsense, and of a request whose csr is none.
-    let status = call(&service, Some("node-token"), None, &bytes(NONSENSE)).await.unwrap_err();
+    let status = call(&service, Some("node-token"), &bytes(NONSENSE)).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    let status = call(&service, Some("node-token"), None, &bytes(IMPERSONATING)).await.unwrap_err();
+    let status = call(&service, Some("node-token"), &bytes(IMPERSONATING)).await.unwrap_err();
     assert_eq!(status.message(), "csr: certificate signing request: not PEM of the type CERTIFICATE REQUEST");
     assert_eq!((status.code(), service.counts().refused["csr"]), (Code::InvalidArgument, 1));
     assert_eq!(service.counts().issued, 0);
@@ -259,10 +250,9 @@ async fn every_refusal_has_its_status_and_its_label() {
 #[tokio::test]
 async fn without_credentials_identities_are_named_and_never_ones_own() {
     let service = with_credentials(Credentials::None);
-    let response =
-        call(&service, None, None, &request(0, impersonating(BANK)).encode_to_vec()).await.unwrap();
+    let response = call(&service, None, &request(0, impersonating(BANK)).encode_to_vec()).await.unwrap();
     assert_eq!(leaf(&response).0, BANK);
-    let status = call(&service, None, None, &request(0, None).encode_to_vec()).await.unwrap_err();
+    let status = call(&service, None, &request(0, None).encode_to_vec()).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
 }
 
@@ -304,9 +294,25 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let service = service();
-            assert!(call(&service, Some("node-token"), None, &message).await.is_err());
+            assert!(call(&service, Some("node-token"), &message).await.is_err());
             assert!(ask(&service, "node-token", &request(0, impersonating(&text))).await.is_err());
             assert_eq!(service.counts().issued, 0);
         });
     }
+}
+
+#[tokio::test]
+async fn an_identity_that_would_break_a_line_is_refused_and_names_make_no_lines_of_their_own() {
+    let service = service();
+    for name in ["a\nb", "a b", "\u{1b}[31m", "ü"] {
+        let identity = format!("spiffe://cluster.local/ns/shop/sa/{name}");
+        let status = ask(&service, "node-token", &request(0, impersonating(&identity))).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(!status.message().contains(name), "{status}");
+    }
+    let refused = |name: &str| Refusal::NotOnNode {
+        node: "node-1".into(),
+        identity: Identity::new("cluster.local", "shop", name),
+    };
+    assert_eq!(refused("one").key(), refused("two").key());
 }

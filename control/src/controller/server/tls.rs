@@ -2,9 +2,8 @@
 //! certificate says.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use halo_core::id::Identity;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -16,6 +15,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::ca::{CaError, EmbeddedCa};
+use crate::controller::auth::Peer;
 
 /// Life of a serving certificate.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -44,7 +44,8 @@ pub(crate) struct ServingCertificate {
     authority: EmbeddedCa,
     names: Vec<String>,
     provider: Arc<CryptoProvider>,
-    current: RwLock<(Arc<CertifiedKey>, SystemTime)>,
+    /// With when it was made and when it ends.
+    current: RwLock<(Arc<CertifiedKey>, SystemTime, SystemTime)>,
 }
 
 impl ServingCertificate {
@@ -77,8 +78,11 @@ impl ServingCertificate {
         loop {
             tokio::time::sleep(LOOK).await;
             let now = SystemTime::now();
-            let not_after = self.current.read().unwrap_or_else(PoisonError::into_inner).1;
-            if not_after > now + RENEW {
+            let (made, not_after) = {
+                let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+                (current.1, current.2)
+            };
+            if !is_stale(made, not_after, now) {
                 continue;
             }
             match issue(&self.authority, &self.names, &self.provider, now) {
@@ -92,17 +96,23 @@ impl ServingCertificate {
     }
 }
 
+/// Whether a certificate must be renewed: too little of its life is left, or the clock was put back to before it was
+/// made, when it is not valid yet.
+fn is_stale(made: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
+    not_after <= now + RENEW || made > now
+}
+
 fn issue(
     authority: &EmbeddedCa,
     names: &[String],
     provider: &CryptoProvider,
     now: SystemTime,
-) -> Result<(Arc<CertifiedKey>, SystemTime), TlsError> {
+) -> Result<(Arc<CertifiedKey>, SystemTime, SystemTime), TlsError> {
     let issued = authority.server_certificate(names, LIFE, now)?;
     let chain = issued.chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivatePkcs8KeyDer::from(issued.key.pkcs8_der()).clone_key();
     let certified = CertifiedKey::from_der(chain, key.into(), provider)?;
-    Ok((Arc::new(certified), issued.not_after))
+    Ok((Arc::new(certified), now, issued.not_after))
 }
 
 impl ResolvesServerCert for ServingCertificate {
@@ -111,8 +121,8 @@ impl ResolvesServerCert for ServingCertificate {
     }
 }
 
-/// The workload identity of a verified certificate; `None` if it carries none.
-pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
+/// Whose a verified certificate is; `None` if it carries no workload's identity.
+pub(crate) fn peer(certificate: &CertificateDer<'_>) -> Option<Peer> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
     let mut uris = names.value.general_names.iter().filter_map(|name| match name {
@@ -121,5 +131,22 @@ pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     });
     // A SPIFFE certificate has exactly one URI (X.509-SVID, section 2).
     let uri = uris.next()?;
-    uris.next().is_none().then(|| uri.parse().ok()).flatten()
+    let identity = uris.next().is_none().then(|| uri.parse().ok()).flatten()?;
+    let not_after_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    let not_after = UNIX_EPOCH.checked_add(Duration::from_secs(not_after_s))?;
+    Some(Peer { identity, not_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_late_in_its_life_and_when_the_clock_was_put_back() {
+        let made = UNIX_EPOCH + LIFE * 100;
+        let not_after = made + LIFE;
+        assert!(!is_stale(made, not_after, made));
+        assert!(is_stale(made, not_after, not_after - RENEW));
+        assert!(is_stale(made, not_after, made - LIFE));
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::wish::{Keys, Wish};
+use super::wish::{Asking, Keys, Wish};
 use super::{Content, Event, KEYS_MAX, Push, Violation};
 use crate::controller::world::{Edition, Resource, ResourceType};
 use crate::proto::discovery::DeltaDiscoveryRequest;
@@ -17,6 +17,8 @@ pub(super) struct Subscription {
     /// Whether everything is subscribed to, besides the keys.
     wildcard: bool,
     keys: Keys,
+    /// Keys that do not count, since the client came back with them.
+    kept: usize,
     /// Keys that the next response must answer.
     asked: Keys,
     /// Keys that came since `sent`.
@@ -57,6 +59,7 @@ impl Subscription {
             kind,
             wildcard,
             keys: Keys::new(),
+            kept: 0,
             asked: Keys::new(),
             added: Keys::new(),
             dropped: Keys::new(),
@@ -66,20 +69,17 @@ impl Subscription {
         subscription.subscribe(&request.resource_names_subscribe)?;
         subscription.unsubscribe(&request.resource_names_unsubscribe);
         if !wildcard && subscription.keys.is_empty() {
-            subscription.keep_held()?;
+            subscription.keep_held();
         }
         Ok(subscription)
     }
 
     /// A client on demand that comes back and names no key goes on to be told of what it holds, as the stock node
-    /// proxy expects.
-    fn keep_held(&mut self) -> Result<(), Violation> {
-        let State::New(held) = &self.state else { return Ok(()) };
-        if self.keys.len() + held.len() > KEYS_MAX {
-            return Err(Violation::KeysTooMany);
-        }
+    /// proxy expects. What it holds does not count as keys: it may hold all the endpoints of the services it asked for.
+    fn keep_held(&mut self) {
+        let State::New(held) = &self.state else { return };
         self.keys.extend(held.keys().map(|name| name.as_str().into()));
-        Ok(())
+        self.kept = self.keys.len();
     }
 
     pub(super) fn handle_request(&mut self, request: DeltaDiscoveryRequest) -> Result<Event, Violation> {
@@ -122,10 +122,7 @@ impl Subscription {
             }
             self.asked.insert(key);
         }
-        match self.keys.len() {
-            0..=KEYS_MAX => Ok(()),
-            _ => Err(Violation::KeysTooMany),
-        }
+        if self.keys.len() > self.kept + KEYS_MAX { Err(Violation::KeysTooMany) } else { Ok(()) }
     }
 
     fn unsubscribe(&mut self, keys: &[String]) {
@@ -140,12 +137,15 @@ impl Subscription {
     }
 
     pub(super) fn wants_everything(&self) -> bool {
-        let anew = match &self.state {
-            State::New(held) => held.is_empty(),
-            State::Widened(_) => true,
-            State::Sent(_) => false,
-        };
-        self.wildcard && anew && self.waiting.is_none()
+        self.wildcard && !matches!(self.state, State::Sent(_)) && self.waiting.is_none()
+    }
+
+    /// How many names the client reported that are not compared yet.
+    pub(super) fn held(&self) -> usize {
+        match &self.state {
+            State::New(held) => held.len(),
+            State::Widened(_) | State::Sent(_) => 0,
+        }
     }
 
     /// The response that brings the client to an edition, if one is due.
@@ -192,11 +192,10 @@ impl Subscription {
     fn first(&self, held: &Held, edition: &Edition, node: Option<&str>) -> Due {
         let (table, none) = (edition.table(self.kind), Keys::new());
         let (kind, keys) = (self.kind, &self.keys);
-        let now = Wish { edition, kind, wildcard: false, keys, also: &none, except: &none, node };
+        let asking = Asking { wildcard: false, keys, also: &none, except: &none, node };
+        let now = Wish::new(edition, kind, asking);
         let mut candidates = Candidates::new();
-        for key in &self.keys {
-            self.found(edition, key, false, &mut candidates);
-        }
+        self.found(edition, &self.keys, false, &mut candidates);
         for resource in node.into_iter().flat_map(|node| edition.on_node(node)) {
             candidates.insert(resource.name.clone(), false);
         }
@@ -224,9 +223,9 @@ impl Subscription {
         }
         let none = Keys::new();
         let (kind, wildcard, keys) = (self.kind, self.wildcard, &self.keys);
-        let then =
-            Wish { edition: sent, kind, wildcard, keys, also: &self.dropped, except: &self.added, node };
-        let now = Wish { edition, kind, wildcard, keys, also: &none, except: &none, node };
+        let asked_then = Asking { wildcard, keys, also: &self.dropped, except: &self.added, node };
+        let asked_now = Asking { wildcard, keys, also: &none, except: &none, node };
+        let (then, now) = (Wish::new(sent, kind, asked_then), Wish::new(edition, kind, asked_now));
         let (before, after) = (sent.table(kind), edition.table(kind));
         let mut removed: BTreeSet<_> = self.missing(edition).collect();
         let mut resources = Vec::new();
@@ -261,22 +260,21 @@ impl Subscription {
             }
         }
         candidates.extend(endpoints.into_iter().map(|endpoint| (endpoint.name.clone(), false)));
-        for key in &self.dropped {
-            self.found(then.edition, key, false, &mut candidates);
-        }
-        for key in &self.asked {
-            self.found(now.edition, key, true, &mut candidates);
-        }
+        self.found(then.edition, &self.dropped, false, &mut candidates);
+        self.found(now.edition, &self.asked, true, &mut candidates);
         candidates
     }
 
-    /// What a key names, which must be sent if it was asked for, and the workloads of the services among it.
-    fn found(&self, edition: &Edition, key: &str, must: bool, candidates: &mut Candidates) {
-        for resource in edition.find(self.kind, key) {
-            for endpoint in edition.endpoints(&resource.name) {
+    /// What keys name, which must be sent if it was asked for, and the workloads of the services among it. Many keys may
+    /// name one service, whose workloads are gone through once.
+    fn found(&self, edition: &Edition, keys: &Keys, must: bool, candidates: &mut Candidates) {
+        let named = keys.iter().flat_map(|key| edition.find(self.kind, key));
+        let named: BTreeSet<_> = named.map(|resource| resource.name.clone()).collect();
+        for name in named {
+            for endpoint in edition.endpoints(&name) {
                 candidates.entry(endpoint.name.clone()).or_insert(false);
             }
-            *candidates.entry(resource.name.clone()).or_insert(must) |= must;
+            *candidates.entry(name).or_insert(must) |= must;
         }
     }
 

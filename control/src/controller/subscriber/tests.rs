@@ -78,13 +78,13 @@ impl Bench {
 
     /// The next response: names that it brings and names that it removes, each in order. It is acknowledged.
     fn next(&mut self) -> (Vec<String>, Vec<String>) {
-        let response = read(&self.subscriber.poll_response().expect("no response is due"));
+        let response = read(&self.subscriber.poll_response(true).expect("no response is due"));
         self.take(ack(&response.nonce));
         contents(response)
     }
 
     fn is_quiet(&mut self) -> bool {
-        self.subscriber.poll_response().is_none()
+        self.subscriber.poll_response(true).is_none()
     }
 }
 
@@ -130,10 +130,10 @@ fn nothing_is_answered_before_the_source_has_been_read() {
     let world = World::default();
     let mut subscriber = Subscriber::new(world.edition());
     subscriber.handle_request(holding(request(&[], &[]), &[("a/s", "1")])).unwrap();
-    assert!(subscriber.poll_response().is_none());
+    assert!(subscriber.poll_response(true).is_none());
     world.apply(shop());
     subscriber.handle_edition(world.edition());
-    assert!(subscriber.poll_response().is_some());
+    assert!(subscriber.poll_response(true).is_some());
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn an_empty_mesh_is_answered_too() {
 fn changes_gather_while_a_response_waits() {
     let mut bench = Bench::new(shop());
     bench.take(request(&[], &[]));
-    let nonce = bench.subscriber.poll_response().unwrap().nonce;
+    let nonce = bench.subscriber.poll_response(true).unwrap().nonce;
     bench.edit(vec![workload("one", "10.0.0.9", "n1", &["s"])]);
     bench.edit(vec![MeshEdit::RemoveWorkload(LONE.into())]);
     bench.edit(vec![workload("new", "10.0.0.7", "n1", &[])]);
@@ -167,7 +167,7 @@ fn a_client_that_comes_back_is_sent_what_differs() {
     let version = format!("{:016x}", edition.table(ResourceType::Address).get(ONE).unwrap().version);
     let held = [(ONE, version.as_str()), (TWO, "other"), ("gone", "1")];
     bench.take(holding(request(&[], &[]), &held));
-    assert!(!bench.subscriber.wants_everything());
+    assert!(bench.subscriber.wants_everything(), "it would be compared without a place");
     assert_eq!(bench.next(), (texts(&["a/s", LONE, TWO]), texts(&["gone"])));
 }
 
@@ -175,7 +175,7 @@ fn a_client_that_comes_back_is_sent_what_differs() {
 fn a_refused_resource_is_not_sent_again_until_it_changes() {
     let mut bench = Bench::new(shop());
     bench.take(request(&[], &[]));
-    let nonce = bench.subscriber.poll_response().unwrap().nonce;
+    let nonce = bench.subscriber.poll_response(true).unwrap().nonce;
     let reason = format!("{ONE}: too odd");
     let mut refusal = ack(&nonce);
     refusal.error_detail = Some(Status { code: 0, message: reason.clone() });
@@ -286,6 +286,34 @@ fn a_stock_client_that_comes_back_on_demand_is_told_of_what_it_holds() {
 }
 
 #[test]
+fn what_a_client_comes_back_with_counts_neither_as_keys_nor_for_its_length() {
+    let mut bench = Bench::new(shop());
+    let long = "n".repeat(KEY_LEN_MAX + 1);
+    let names: Vec<_> = (0..=KEYS_MAX).map(|number| format!("a/{number}")).collect();
+    let mut held: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    held.push((&long, "1"));
+    bench.take(holding(request(&["*"], &["*"]), &held));
+    assert_eq!(bench.next().1.len(), names.len());
+    bench.take(request(&[ONE], &[]));
+    assert_eq!(bench.next(), (texts(&[ONE]), texts(&[])));
+}
+
+#[test]
+fn many_keys_and_many_endpoints_of_a_range_are_judged_in_time() {
+    const MANY: usize = 20_000;
+    let mut edits = vec![service("s", &[], &["10.9.0.0/16"])];
+    edits.extend((0..MANY).map(|number| workload(&format!("w{number}"), "10.0.0.1", "n", &["s"])));
+    let mut bench = Bench::new(edits);
+    let keys: Vec<_> = (0..MANY).map(|number| format!("/10.9.{}.{}", number / 256, number % 256)).collect();
+    bench.take(request(&["*"], &["*"]));
+    bench.next();
+    bench.take(request(&["/10.9.0.0"], &[]));
+    assert_eq!(bench.next().0.len(), MANY + 1);
+    bench.take(request(&keys.iter().map(String::as_str).collect::<Vec<_>>(), &[]));
+    assert_eq!(bench.next(), (texts(&["a/s"]), texts(&[])));
+}
+
+#[test]
 fn turning_to_everything_and_back_is_followed() {
     let mut bench = Bench::new(shop());
     bench.take(request(&[LONE], &[]));
@@ -300,16 +328,29 @@ fn turning_to_everything_and_back_is_followed() {
 }
 
 #[test]
+fn a_type_that_waits_for_its_place_does_not_hold_back_the_other() {
+    let mut bench = Bench::new(shop());
+    bench.take(holding(request(&[], &[]), &[(ONE, "old")]));
+    let keys = DeltaDiscoveryRequest { type_url: AUTHORIZATION_TYPE.into(), ..request(&["a/p"], &[]) };
+    bench.take(keys);
+    assert!(bench.subscriber.is_laden() && bench.subscriber.wants_everything());
+    assert_eq!(bench.subscriber.poll_response(false).unwrap().type_url, AUTHORIZATION_TYPE);
+    assert!(bench.subscriber.poll_response(false).is_none());
+    assert_eq!(bench.next().0, texts(&["a/s", LONE, ONE, TWO]));
+    assert!(!bench.subscriber.is_laden());
+}
+
+#[test]
 fn types_are_answered_each_for_itself_and_an_unknown_one_is_answered_empty() {
     let mut bench = Bench::new(shop());
     bench.take(request(&[], &[]));
-    let waiting = bench.subscriber.poll_response().unwrap();
+    let waiting = bench.subscriber.poll_response(true).unwrap();
     assert_eq!(waiting.type_url, ADDRESS_TYPE);
     bench.take(DeltaDiscoveryRequest { type_url: AUTHORIZATION_TYPE.into(), ..request(&[], &[]) });
-    assert_eq!(bench.subscriber.poll_response().unwrap().type_url, AUTHORIZATION_TYPE);
+    assert_eq!(bench.subscriber.poll_response(true).unwrap().type_url, AUTHORIZATION_TYPE);
     let unknown = DeltaDiscoveryRequest { type_url: "odd".into(), ..request(&[], &[]) };
     assert_eq!(bench.take(unknown), Event::Unknown("odd".into()));
-    let answer = bench.subscriber.poll_response().unwrap();
+    let answer = bench.subscriber.poll_response(true).unwrap();
     assert_eq!((answer.type_url.as_str(), contents(read(&answer))), ("odd", (texts(&[]), texts(&[]))));
     assert!(bench.is_quiet());
     bench.take(DeltaDiscoveryRequest { type_url: "odd".into(), ..ack(&answer.nonce) });
@@ -322,6 +363,11 @@ fn nonsense_ends_the_stream_with_its_reason() {
     let fresh = || Subscriber::new(world.edition());
     let nameless = DeltaDiscoveryRequest { node: None, ..request(&[], &[]) };
     assert_eq!(fresh().handle_request(nameless), Err(Violation::NodeMissing));
+    let mut named = request(&[], &[]);
+    named.node.as_mut().unwrap().id = "i".repeat(NODE_ID_LEN_MAX + 1);
+    assert_eq!(fresh().handle_request(named), Err(Violation::NodeIdTooLong(NODE_ID_LEN_MAX + 1)));
+    let named = on_node(request(&[], &[]), &"n".repeat(NODE_NAME_LEN_MAX + 1));
+    assert_eq!(fresh().handle_request(named), Err(Violation::NodeNameTooLong(NODE_NAME_LEN_MAX + 1)));
     let long = "k".repeat(KEY_LEN_MAX + 1);
     assert_eq!(fresh().handle_request(request(&[&long], &[])), Err(Violation::KeyTooLong(long.len())));
     let keys: Vec<_> = (0..=KEYS_MAX).map(|number| format!("a/{number}")).collect();

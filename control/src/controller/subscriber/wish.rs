@@ -1,7 +1,7 @@
 //! What a client with certain keys holds of an edition.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::controller::world::{Edition, Resource, ResourceType, split_address};
@@ -9,10 +9,8 @@ use crate::controller::world::{Edition, Resource, ResourceType, split_address};
 /// Keys of a subscription.
 pub(super) type Keys = HashSet<Arc<str>>;
 
-/// The keys of a moment, and the edition that they are looked up in.
-pub(super) struct Wish<'a> {
-    pub(super) edition: &'a Edition,
-    pub(super) kind: ResourceType,
+/// The keys of a moment.
+pub(super) struct Asking<'a> {
     /// Whether everything is wanted.
     pub(super) wildcard: bool,
     pub(super) keys: &'a Keys,
@@ -24,25 +22,48 @@ pub(super) struct Wish<'a> {
     pub(super) node: Option<&'a str>,
 }
 
+/// The keys of a moment, and the edition that they are looked up in.
+pub(super) struct Wish<'a> {
+    pub(super) edition: &'a Edition,
+    kind: ResourceType,
+    asking: Asking<'a>,
+    /// Names of the services with ranges that a key names. Found by key when it is first asked: a key is looked up in
+    /// no time, while a service's ranges would have to be held against every key for each of its endpoints.
+    ranged: OnceCell<HashSet<Arc<str>>>,
+}
+
+impl<'a> Wish<'a> {
+    pub(super) fn new(edition: &'a Edition, kind: ResourceType, asking: Asking<'a>) -> Self {
+        Self { edition, kind, asking, ranged: OnceCell::new() }
+    }
+}
+
 impl Wish<'_> {
     /// Whether a resource is wanted.
     pub(super) fn wants(&self, resource: &Resource) -> bool {
-        self.wildcard || self.names(resource) || self.is_local(resource) || self.names_service_of(resource)
+        self.asking.wildcard
+            || self.names(resource)
+            || self.is_local(resource)
+            || self.names_service_of(resource)
     }
 
-    /// Whether a key names a resource itself.
+    /// Whether a key names a resource of the edition itself.
     pub(super) fn names(&self, resource: &Resource) -> bool {
         self.has(&resource.name)
             || resource.aliases.iter().any(|alias| self.has(alias))
-            || resource.ranges().iter().any(|range| {
-                let holds =
-                    |(network, ip): (&str, IpAddr)| *network == *range.network && range.cidr.contains(&ip);
-                self.all().any(|key| split_address(key).is_some_and(holds))
-            })
+            || !resource.ranges().is_empty() && self.ranged().contains(&resource.name)
+    }
+
+    fn ranged(&self) -> &HashSet<Arc<str>> {
+        self.ranged.get_or_init(|| {
+            let addresses = self.all().filter(|key| split_address(key).is_some());
+            let found = addresses.flat_map(|key| self.edition.find(self.kind, key));
+            found.filter(|found| !found.ranges().is_empty()).map(|found| found.name.clone()).collect()
+        })
     }
 
     fn is_local(&self, resource: &Resource) -> bool {
-        self.node.is_some() && resource.node().map(|node| &**node) == self.node
+        self.asking.node.is_some() && resource.node().map(|node| &**node) == self.asking.node
     }
 
     fn names_service_of(&self, resource: &Resource) -> bool {
@@ -52,10 +73,13 @@ impl Wish<'_> {
     }
 
     fn has(&self, key: &str) -> bool {
-        self.also.contains(key) || self.keys.contains(key) && !self.except.contains(key)
+        self.asking.also.contains(key) || self.asking.keys.contains(key) && !self.asking.except.contains(key)
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.also.iter().chain(self.keys.iter().filter(|key| !self.except.contains(*key)))
+        self.asking
+            .also
+            .iter()
+            .chain(self.asking.keys.iter().filter(|key| !self.asking.except.contains(*key)))
     }
 }

@@ -85,6 +85,21 @@ impl Rig {
         Client { channel: self.channel(config), token: String::new() }
     }
 
+    /// A connection on which nothing is said.
+    pub(super) async fn connect(&self) -> TcpStream {
+        within(TcpStream::connect(self.addresses.listen)).await.unwrap()
+    }
+
+    /// Waits until a new client is let in.
+    pub(super) async fn client_let_in(&self) {
+        let asked = async {
+            while self.client("node-token").subscribe(&[]).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(asked).await;
+    }
+
     fn tls(&self) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
         let mut roots = RootCertStore::empty();
         let root = fs::read(self.folder.path().join("ca/root-cert.pem")).unwrap();
@@ -180,11 +195,21 @@ impl Client {
 
     /// Asks for a certificate on behalf of an identity.
     pub(super) async fn certificate(&mut self, csr: &str, identity: &str) -> Result<Vec<String>, Status> {
+        self.certificate_for(csr, identity, 3600).await
+    }
+
+    /// The same for so many seconds.
+    pub(super) async fn certificate_for(
+        &mut self,
+        csr: &str,
+        identity: &str,
+        seconds: i64,
+    ) -> Result<Vec<String>, Status> {
         let value = prost_types::Value { kind: Some(Kind::StringValue(identity.into())) };
         let fields = [("ImpersonatedIdentity".to_owned(), value)].into();
         let request = IstioCertificateRequest {
             csr: csr.into(),
-            validity_duration: 3600,
+            validity_duration: seconds,
             metadata: Some(prost_types::Struct { fields }),
         };
         let mut client = IstioCertificateServiceClient::new(self.channel.clone());

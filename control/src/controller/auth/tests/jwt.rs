@@ -129,6 +129,7 @@ fn start(set: &Value, name: Option<&str>) -> Result<Bench, CredentialsError> {
     Ok(Bench { authenticator: Authenticator::new(credentials)?, folder })
 }
 
+/// What is told of a token's caller, without the end of the token.
 fn judge(bench: &Bench, token: &str) -> Result<Caller, AuthError> {
     let now = UNIX_EPOCH + Duration::from_secs(NOW_S);
     let told = bench.authenticator.authenticate_at(&headers(&format!("Bearer {token}")), None, now);
@@ -136,7 +137,22 @@ fn judge(bench: &Bench, token: &str) -> Result<Caller, AuthError> {
         let text = format!("{error} {error:?} {:?}", Status::from(*error));
         assert!(token.split('.').all(|part| part.len() < 8 || !text.contains(part)), "{text}");
     }
-    told
+    told.map(|caller| {
+        assert!(caller.expires.is_none_or(|expires| expires > now), "it is accepted and has expired");
+        Caller { expires: None, ..caller }
+    })
+}
+
+#[tokio::test]
+async fn a_token_tells_when_it_ceases_to_be_accepted() {
+    let bench = start(&set(), None).unwrap();
+    let now = UNIX_EPOCH + Duration::from_secs(NOW_S);
+    let value = format!("Bearer {}", rs256(&claims()));
+    let told = bench.authenticator.authenticate_at(&headers(&value), None, now).unwrap();
+    let expires = told.expires.unwrap();
+    assert_eq!(expires, now + Duration::from_secs(3600 + 60));
+    let late = bench.authenticator.authenticate_at(&headers(&value), None, expires);
+    assert_eq!(late, Err(AuthError::Expired));
 }
 
 fn node_proxy(node: Option<&str>) -> Caller {

@@ -150,7 +150,7 @@ impl Model {
             }
             Step::Push => {
                 self.subscriber.handle_edition(self.world.edition());
-                self.responses.extend(self.subscriber.poll_response().as_ref().map(read));
+                self.responses.extend(self.subscriber.poll_response(true).as_ref().map(read));
             }
             Step::Take(refuse) => self.take(*refuse),
             Step::Reconnect => {
@@ -207,7 +207,7 @@ impl Model {
     fn fresh(&self) -> BTreeMap<String, String> {
         let mut subscriber = Subscriber::new(self.world.edition());
         subscriber.handle_request(self.first()).unwrap();
-        let response = read(&subscriber.poll_response().unwrap());
+        let response = read(&subscriber.poll_response(true).unwrap());
         response.resources.into_iter().map(|resource| (resource.name, resource.version)).collect()
     }
 }

@@ -4,12 +4,16 @@
 use halo_core::policy::{Action, Policy};
 use halo_core::workload::NetworkMode;
 
+use prost_types::{Struct, Value};
+
 use super::*;
 use crate::proto::discovery::DeltaDiscoveryResponse;
 
-/// Plays a script against a new session of the cluster `c1`.
+/// Plays a script against a new session of the cluster `c1`, on the node `own`.
 pub(super) fn play(scope: Scope, script: &str) -> Session {
-    let mut session = Session::new(Node::default(), "c1".into(), scope);
+    let name = Value { kind: Some(Kind::StringValue("own".into())) };
+    let metadata = Some(Struct { fields: [("NODE_NAME".into(), name)].into() });
+    let mut session = Session::new(Node { metadata, ..Node::default() }, "c1".into(), scope);
     let mut edits = Vec::new();
     let mut lines = script.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
     while let Some(line) = lines.next() {
@@ -110,6 +114,7 @@ fn workload<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Workload
         workload.addresses.insert(0, address.ip);
         workload.network = address.network;
     }
+    workload.node = value("node").unwrap_or_default().into();
     if value("mode") == Some("host") {
         workload.network_mode = NetworkMode::HostNetwork;
     }

@@ -29,6 +29,8 @@ const STRIDE: u64 = 77_773;
 
 /// A controller and its mesh.
 #[derive(Debug, Clone, clap::Args)]
+// The controller's flags are a group of this name too.
+#[group(skip)]
 pub(crate) struct Options {
     /// What `halo controller` takes.
     #[command(flatten)]

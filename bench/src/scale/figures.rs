@@ -127,7 +127,8 @@ mod tests {
         let plan = Plan::tiny();
         let findings = Findings { about: About::default(), plan, figures, failures: vec!["it broke".into()] };
         let page = findings.table();
-        for said in ["300 MiB   ≤ 200 MiB   ✗ missed", "870 µs   ≤ 1.00 ms   ✓ met", "200 000", "it broke"] {
+        for said in ["300 MiB   ≤ 200 MiB   ✗ missed", "870 µs   ≤ 1.00 ms   ✓ met", "200 000", "it broke"]
+        {
             assert!(page.contains(said), "{said} in {page}");
         }
         let json: serde_json::Value = serde_json::from_str(&findings.json().unwrap()).unwrap();

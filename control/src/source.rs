@@ -67,7 +67,7 @@ pub(crate) async fn run(
     let mut follower = Follower { defaults, sink, status, state: LocalState::default(), judged: None };
     match source {
         LocalSource::Inline(text) => {
-            if let Some(judged) = follower.judge(Ok(text)) {
+            if let Some(judged) = follower.judge(Ok(text)).await {
                 follower.settle("LOCAL_XDS", judged).await;
             }
         }
@@ -112,19 +112,20 @@ struct Follower<S> {
 impl<S: Sink> Follower<S> {
     /// Reads a file and takes what it says, unless it says what it said last.
     async fn read(&mut self, path: &Path, name: &str) {
-        let mut judged = self.judge(tokio::fs::read_to_string(path).await);
+        let mut judged = self.judge(tokio::fs::read_to_string(path).await).await;
         if matches!(judged, Some(Err(_))) {
             tokio::time::sleep(CONFIRM).await;
             // The same text is the same judgement.
-            judged = self.judge(tokio::fs::read_to_string(path).await).or(judged);
+            judged = self.judge(tokio::fs::read_to_string(path).await).await.or(judged);
         }
         if let Some(judged) = judged {
             self.settle(name, judged).await;
         }
     }
 
-    /// What a text says; `None` if it is the one that was judged last.
-    fn judge(&mut self, read: std::io::Result<String>) -> Option<Result<LocalState, SourceError>> {
+    /// What a text says; `None` if it is the one that was judged last. A large one takes seconds, which this thread has
+    /// others to serve in.
+    async fn judge(&mut self, read: std::io::Result<String>) -> Option<Result<LocalState, SourceError>> {
         let text = match read {
             Ok(text) => text,
             Err(error) => {
@@ -132,9 +133,23 @@ impl<S: Sink> Follower<S> {
                 return Some(Err(SourceError::Read(error)));
             }
         };
-        let digest = sha256(text.as_bytes());
-        let is_news = self.judged.replace(digest) != Some(digest);
-        is_news.then(|| LocalState::parse(&text, &self.defaults).map_err(SourceError::Wrong))
+        let (last, defaults) = (self.judged, self.defaults.clone());
+        let judging = tokio::task::spawn_blocking(move || {
+            let digest = sha256(text.as_bytes());
+            let judged = (last != Some(digest)).then(|| LocalState::parse(&text, &defaults));
+            (digest, judged)
+        });
+        match judging.await {
+            Ok((digest, judged)) => {
+                self.judged = Some(digest);
+                judged.map(|judged| judged.map_err(SourceError::Wrong))
+            }
+            Err(failure) => match failure.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The process ends.
+                Err(_) => None,
+            },
+        }
     }
 
     async fn settle(&mut self, name: &str, judged: Result<LocalState, SourceError>) {

@@ -31,6 +31,7 @@ use crate::ca::{CaError, EmbeddedCa};
 use crate::config::LocalSource;
 use crate::edit::MeshEdit;
 use crate::http;
+pub use crate::http::ListenError;
 use crate::local::Defaults;
 use crate::parts::{PartError, Parts};
 use crate::publish::PublisherGone;
@@ -75,15 +76,8 @@ pub struct ControllerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
     /// One of its servers cannot listen.
-    #[error("{server} server on {address}: {error}")]
-    Listen {
-        /// Which server.
-        server: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// The operating system's words.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The certificate authority cannot start.
     #[error("certificate authority: {0}")]
     Ca(#[from] CaError),
@@ -170,8 +164,8 @@ pub async fn run_from<S>(
 where
     S: Future<Output = ()> + Send + 'static,
 {
-    let (discovery, listen) = bind("discovery", config.listen).await?;
-    let (health, health_address) = bind("health", config.health).await?;
+    let (discovery, listen) = http::listen("discovery", config.listen).await?;
+    let (health, health_address) = http::listen("health", config.health).await?;
     let (close, closing) = watch::channel(false);
     let mut parts = Parts::default();
     let (world, (status, told)) = (World::default(), watch::channel(SourceStatus::default()));
@@ -246,14 +240,4 @@ fn authenticator(config: &ControllerConfig, world: &World) -> Result<Arc<Authent
     let nodes = move |namespace: &str, pod: &str| world.edition().node_of_pod(&cluster, namespace, pod);
     let trust_domain = config.trust_domain.as_str().into();
     Ok(Arc::new(authenticator.with_nodes(Arc::new(nodes)).with_peers_of(trust_domain)))
-}
-
-async fn bind(
-    server: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), ControllerError> {
-    let failed = |error| ControllerError::Listen { server, address, error };
-    let listener = http::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }

@@ -80,14 +80,34 @@ pub(crate) trait Service: Clone + Send + Sync + 'static {
     fn answer(&self, request: Request) -> impl Future<Output = Answer> + Send;
 }
 
-/// Binds an address. Where the machine has no IPv6, `[::]` means every IPv4 address.
-pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
+/// A server that cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("{server} server on {address}: {error}")]
+pub struct ListenError {
+    /// Which server.
+    pub server: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// The operating system's words.
+    pub error: io::Error,
+}
+
+/// Binds a server's address, and gives the one that it is bound to. Where the machine has no IPv6, `[::]` means every
+/// IPv4 address.
+pub(crate) async fn listen(
+    server: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let failed = |error| ListenError { server, address, error };
+    let listener = match TcpListener::bind(address).await {
         Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
         }
         bound => bound,
-    }
+    };
+    let listener = listener.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 /// Serves for ever.

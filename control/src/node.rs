@@ -20,6 +20,7 @@ use crate::ca::{Authority, CaError, EmbeddedCa};
 use crate::certs::{self, CertificateTotals, CertificateView, CertificatesSetup};
 use crate::config::{CaSource, Config};
 use crate::http;
+pub use crate::http::ListenError;
 use crate::metrics::MetricsService;
 pub use crate::parts::PartError;
 use crate::parts::Parts;
@@ -34,15 +35,8 @@ use crate::zds_client::{Shown, ZdsClient};
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// One of the node's own servers cannot listen.
-    #[error("{server} server on {address}: {error}")]
-    Listen {
-        /// Which server.
-        server: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// The operating system's words.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The embedded authority cannot start.
     #[error("certificate authority: {0}")]
     Ca(#[from] CaError),
@@ -133,20 +127,13 @@ struct Servers {
 
 impl Servers {
     async fn bind(config: &Config) -> Result<Self, NodeError> {
-        let (admin, admin_address) = listen("admin", config.admin).await?;
-        let (metrics, metrics_address) = listen("metrics", config.metrics).await?;
-        let (readiness, readiness_address) = listen("readiness", config.readiness).await?;
+        let (admin, admin_address) = http::listen("admin", config.admin).await?;
+        let (metrics, metrics_address) = http::listen("metrics", config.metrics).await?;
+        let (readiness, readiness_address) = http::listen("readiness", config.readiness).await?;
         let addresses =
             NodeAddresses { admin: admin_address, metrics: metrics_address, readiness: readiness_address };
         Ok(Self { admin, metrics, readiness, addresses })
     }
-}
-
-async fn listen(server: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
-    let failed = |error| NodeError::Listen { server, address, error };
-    let listener = http::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }
 
 /// Starts everything but the servers; gives the handle that ends the ZDS client.

@@ -8,6 +8,9 @@
     clippy::too_many_lines
 )]
 
+/// Path of the discovery service's one method that is used.
+pub const DISCOVERY_PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Type URL of workloads and services.
 pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of policies.

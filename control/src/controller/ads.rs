@@ -35,9 +35,6 @@ pub(crate) use message::Piece;
 use message::{Message, TooLong};
 use place::{Place, Places};
 
-/// Path of the only method.
-pub(crate) const PATH: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Bytes of a request: a client that comes back names every resource that it holds.
 const REQUEST_LEN_MAX: usize = 64 * 1024 * 1024;
 /// Streams that are sent everything at the same time.

@@ -28,10 +28,11 @@ use tonic::Status;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use super::ads::{self, Ads, Terms};
+use super::ads::{Ads, Terms};
 use super::auth::{Authenticator, Peer};
 use super::certificates::CertificateService;
 use super::stats::Stats;
+use crate::proto::DISCOVERY_PATH;
 use body::ReplyBody;
 use newcomers::{Newcomer, Newcomers};
 
@@ -254,7 +255,7 @@ async fn call(services: &Services, client: &Client, request: Request<Incoming>) 
         return Status::unimplemented("this server speaks gRPC only").into_http();
     }
     // A certificate counts for discovery only: with it one could be renewed for ever.
-    let peer = client.peer.as_ref().filter(|_| request.uri().path() == ads::PATH);
+    let peer = client.peer.as_ref().filter(|_| request.uri().path() == DISCOVERY_PATH);
     let caller = match services.authenticator.authenticate(request.headers(), peer) {
         Ok(caller) => caller,
         Err(error) => {
@@ -265,7 +266,7 @@ async fn call(services: &Services, client: &Client, request: Request<Incoming>) 
     };
     client.let_in();
     match request.uri().path() {
-        ads::PATH => {
+        DISCOVERY_PATH => {
             let Ok(share) = client.streams.clone().try_acquire_owned() else {
                 let reason = format!("a connection may have {STREAMS_MAX} discovery streams at once");
                 return Status::resource_exhausted(reason).into_http();

@@ -22,8 +22,7 @@ impl Service for Echo {
 }
 
 async fn start() -> SocketAddr {
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, address) = listen("test", "127.0.0.1:0".parse().unwrap()).await.unwrap();
     tokio::spawn(serve(listener, Echo));
     address
 }

@@ -307,13 +307,7 @@ impl Session {
                     self.remove_address(&name, Some(&name), &mut push.edits);
                 }
                 for bytes in response.resources {
-                    let (name, taken) = match read(bytes) {
-                        Ok(resource) => {
-                            let taken = self.take_address(&resource, &mut push.edits);
-                            (resource.name, taken)
-                        }
-                        Err(reason) => (String::new(), Err(reason)),
-                    };
+                    let (name, taken) = one(bytes, |resource| self.take_address(resource, &mut push.edits));
                     self.addresses.refused.note(&name, &taken);
                     push.note(name, taken);
                 }
@@ -329,13 +323,7 @@ impl Session {
                     push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
                 }
                 for bytes in response.resources {
-                    let (name, taken) = match read(bytes) {
-                        Ok(resource) => {
-                            let taken = self.take_policy(&resource, &mut push.edits);
-                            (resource.name, taken)
-                        }
-                        Err(reason) => (String::new(), Err(reason)),
-                    };
+                    let (name, taken) = one(bytes, |resource| self.take_policy(resource, &mut push.edits));
                     self.policies.refused.note(&name, &taken);
                     push.note(name, taken);
                 }
@@ -489,9 +477,15 @@ impl Push {
     }
 }
 
-/// One resource of a response. One that cannot be read has no name.
-fn read(bytes: Bytes) -> Result<Resource, String> {
-    Resource::decode(bytes).map_err(|error| format!("the resource cannot be read: {error}"))
+/// Takes one resource of a response; gives its name and what came of it. One that cannot be read has no name.
+fn one(bytes: Bytes, take: impl FnOnce(&Resource) -> Result<(), String>) -> (String, Result<(), String>) {
+    match Resource::decode(bytes) {
+        Ok(resource) => {
+            let taken = take(&resource);
+            (resource.name, taken)
+        }
+        Err(error) => (String::new(), Err(format!("the resource cannot be read: {error}"))),
+    }
 }
 
 /// The node's name, as control planes find it.

@@ -21,12 +21,12 @@ use tonic::{Code, Status};
 use tower::ServiceExt;
 
 use super::response::Response;
+use crate::proto::DISCOVERY_PATH;
 use crate::proto::discovery::DeltaDiscoveryRequest;
 
 #[cfg(test)]
 mod tests;
 
-const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Bytes of a response.
 const RESPONSE_MAX: usize = 200 << 20;
 /// Bytes before each message: whether it is compressed, and its length.
@@ -62,7 +62,7 @@ impl Stream {
             ReceiverStream::new(requests).map(|request| Ok::<_, Status>(Frame::data(framed(&request))));
         let mut request = http::Request::new(Body::new(StreamBody::new(frames)));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = http::Uri::from_static(PATH);
+        *request.uri_mut() = http::Uri::from_static(DISCOVERY_PATH);
         *request.version_mut() = http::Version::HTTP_2;
         *request.headers_mut() = metadata.into_headers();
         let fixed = [(http::header::TE, "trailers"), (http::header::CONTENT_TYPE, "application/grpc")];

@@ -149,6 +149,9 @@ fn start<S: Shards>(
         cluster: config.cluster.as_str().into(),
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
         on_demand: config.xds_on_demand && config.xds.is_some(),
+        trust_domain_aliases: Box::default(),
+        cluster_domain: "cluster.local".into(),
+        application_tunnels_local: true,
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
     let (publisher, publishing) = Publisher::new(first, shards.clone());

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use halo_core::net::Listeners;
 use halo_core::report::ShardReport;
 use halo_core::snapshot::Snapshot;
 
@@ -21,6 +22,10 @@ pub struct Pod {
     pub service_account: Arc<str>,
     /// The pod's network namespace.
     pub netns: Arc<OwnedFd>,
+    /// Which listeners it has.
+    pub listeners: Listeners,
+    /// The search list of the pod's resolver, where it is known.
+    pub dns_search: Option<Arc<[String]>>,
 }
 
 /// Why a pod could not be taken on; nothing of it is left behind, and the attempt may be repeated.

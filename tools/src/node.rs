@@ -323,6 +323,8 @@ impl Shards for Handles {
             namespace: pod.namespace,
             service_account: pod.service_account,
             netns: pod.netns,
+            listeners: pod.listeners,
+            dns_search: pod.dns_search,
         };
         let answers = self.ask(|reply| Message::AddPod(spec.clone(), reply)).await;
         let missing = answers.len() < self.0.len();

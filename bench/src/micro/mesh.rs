@@ -95,7 +95,7 @@ fn route(snapshot: &Arc<Snapshot>) -> Case {
             client: SocketAddr::new(ip(1), 40_000),
             destination: SocketAddr::new(ip(0x00f0_0000 + number), 80),
         };
-        let route = resolve::resolve(&snapshot, &captured, u64::from(number) << 40);
+        let route = resolve::resolve(&snapshot, &captured, u64::from(number) << 40, &[]);
         u64::from(matches!(route, resolve::Route::Hbone(_)))
     };
     Case::new("resolve, service of 20 endpoints", 20_000, 0, run)
@@ -111,7 +111,7 @@ fn pod(snapshot: &Arc<Snapshot>) -> Case {
             client: SocketAddr::new(ip(1), 40_000),
             destination: SocketAddr::new(ip(number), 8080),
         };
-        u64::from(matches!(resolve::resolve(&snapshot, &captured, 0), resolve::Route::Hbone(_)))
+        u64::from(matches!(resolve::resolve(&snapshot, &captured, 0, &[]), resolve::Route::Hbone(_)))
     };
     Case::new("resolve, pod of 20 000", 20_000, 0, run)
 }

@@ -148,9 +148,11 @@ fn connection(report: &ConnectionReport) -> Value {
         "protocol": match report.transport {
             Transport::Tcp => "TCP",
             Transport::Hbone => "HBONE",
+            Transport::DoubleHbone => "DOUBLEHBONE",
         },
         "srcIdentity": identity(&report.source_identity),
         "dstIdentity": identity(&report.destination_identity),
+        "dstService": report.service.as_deref(),
         "bytesReceived": report.bytes_received,
         "bytesSent": report.bytes_sent,
     })

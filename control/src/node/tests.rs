@@ -110,6 +110,7 @@ fn keys(value: &Value) -> Vec<&str> {
 
 fn connection(uid: &str) -> ConnectionReport {
     ConnectionReport {
+        service: None,
         pod: uid.into(),
         direction: Direction::Outbound,
         source: "10.0.0.1:40000".parse().unwrap(),

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halo_core::net::Listeners;
 use halo_core::zds::{NamespaceId, WorkloadInfo, ZdsSession};
 use tokio::sync::oneshot;
 use tokio::task::{self, JoinSet};
@@ -34,6 +35,8 @@ impl PodPlaces {
     pub(super) fn pod(&self, uid: &Arc<str>, info: &WorkloadInfo, namespace: NamespaceId) -> Option<Pod> {
         let (_, netns) = self.0.get(uid).filter(|(held, _)| *held == namespace)?;
         Some(Pod {
+            listeners: Listeners::Captured,
+            dns_search: None,
             uid: uid.clone(),
             name: info.name.clone(),
             namespace: info.namespace.clone(),

@@ -2,7 +2,7 @@
 //!
 //! This crate decides; it never acts. It has no socket, clock, environment, lock or async function: time, randomness
 //! and bytes come in as arguments, and output goes into buffers of the caller. Values: [`id`], [`net`], [`workload`],
-//! [`service`], [`policy`], [`certificate`], [`demand`], [`snapshot`], [`limits`], [`outcome`], [`counters`].
+//! [`service`], [`policy`], [`certificate`], [`demand`], [`labels`], [`snapshot`], [`limits`], [`outcome`], [`counters`].
 //! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod fixture;
 pub mod h2;
 pub mod hbone;
 pub mod id;
+pub mod labels;
 pub mod limits;
 pub mod net;
 pub mod outcome;

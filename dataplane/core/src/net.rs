@@ -28,6 +28,58 @@ impl fmt::Display for NetworkAddress {
     }
 }
 
+/// Where to dial.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// An address.
+    Address(SocketAddr),
+    /// A host that DNS has to find first.
+    Host(HostTarget),
+}
+
+/// A host to be found by DNS, and which of its addresses to use.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostTarget {
+    /// The host's name, without the final dot.
+    pub hostname: Arc<str>,
+    /// The port to dial.
+    pub port: u16,
+    /// Whether IPv4 addresses may be used.
+    pub ipv4: bool,
+    /// Whether IPv6 addresses may be used.
+    pub ipv6: bool,
+    /// Whether an IPv6 address is tried before an IPv4 one.
+    pub ipv6_first: bool,
+}
+
+/// The authority of a CONNECT request: an address, or a host, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Authority {
+    /// `ip:port`, `[v6]:port`.
+    Address(SocketAddr),
+    /// `host:port`.
+    Host(Arc<str>, u16),
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(out),
+            Self::Host(host, port) => write!(out, "{host}:{port}"),
+        }
+    }
+}
+
+/// Which listeners a pod has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listeners {
+    /// The pod's traffic is captured: 15001, 15006, 15008, and what else the node is set to.
+    Captured,
+    /// The node proxy's own pod: 15008 alone, for peers that read its metrics through the mesh. Its applications are
+    /// reached from the proxy's own address.
+    Own,
+}
+
 /// Turns an IPv4-mapped IPv6 address, as a dual-stack listener reports it, into the IPv4 address it stands for.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())

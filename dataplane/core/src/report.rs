@@ -21,6 +21,8 @@ pub enum Transport {
     Tcp,
     /// A stream in a mutual TLS tunnel.
     Hbone,
+    /// A tunnel of its own within a stream of the tunnel to another network's gateway.
+    DoubleHbone,
 }
 
 /// One live connection.
@@ -42,6 +44,8 @@ pub struct ConnectionReport {
     pub source_identity: Option<Identity>,
     /// Identity of the server, where mutual TLS proved it.
     pub destination_identity: Option<Identity>,
+    /// Host name of the service that was addressed.
+    pub service: Option<Arc<str>>,
     /// Bytes from the client side.
     pub bytes_received: u64,
     /// Bytes back to the client side.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::balance;
 use crate::demand::Question;
 use crate::id::Identity;
-use crate::net::{HBONE_PORT, is_own_port};
+use crate::net::{Authority, HBONE_PORT, Target, is_own_port};
 use crate::outcome::Reason;
 use crate::service::{BalanceMode, Service};
 use crate::snapshot::Snapshot;
@@ -49,8 +49,8 @@ pub enum Route {
 /// A plain TCP connection to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpRoute {
-    /// The address to connect to.
-    pub destination: SocketAddr,
+    /// What to connect to.
+    pub target: Target,
     /// The workload behind it, where the mesh knows one.
     pub workload: Option<Arc<Workload>>,
     /// The service that was addressed.
@@ -60,21 +60,36 @@ pub struct TcpRoute {
 /// A CONNECT to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HboneRoute {
-    /// The tunnel's far end, `endpoint-ip:15008`.
-    pub peer: SocketAddr,
-    /// The CONNECT authority, `endpoint-ip:target-port`.
-    pub authority: SocketAddr,
+    /// The tunnel's far end: port 15008 of the endpoint, or the HBONE port of a waypoint or gateway.
+    pub peer: Target,
+    /// The CONNECT authority: `endpoint-ip:target-port`, what the client addressed where a waypoint is in between, or
+    /// `service-hostname:service-port` through a gateway.
+    pub authority: Authority,
     /// Identities that the peer may present: the endpoint's own, then the service's subject alternative names. Names
     /// that are not workload identities cannot be presented and are left out.
     pub identities: Arc<[Identity]>,
-    /// The endpoint.
+    /// What is dialled: the endpoint, the waypoint or the gateway.
     pub workload: Arc<Workload>,
     /// The service that was addressed.
     pub service: Option<Arc<Service>>,
+    /// Through a gateway: identities that the far end of the inner tunnel may present, the service's subject alternative
+    /// names. Without one no server is acceptable. The inner CONNECT has the same authority.
+    pub inner: Option<Arc<[Identity]>>,
 }
 
-/// Decides the route of a captured connection. `random` is uniform over all of `u64`.
-pub fn resolve(snapshot: &Snapshot, captured: &Captured<'_>, random: u64) -> Route {
+/// An endpoint that was tried for a connection and could not be reached, before anything was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Uid of the workload.
+    pub workload: Arc<str>,
+    /// The address that was tried; `None` where the workload was tried by host name.
+    pub ip: Option<IpAddr>,
+}
+
+/// Decides the route of a captured connection. `random` is uniform over all of `u64`. `failed` is what was tried before
+/// for the same connection: the next choice is another address of the last one's workload, else another workload.
+pub fn resolve(snapshot: &Snapshot, captured: &Captured<'_>, random: u64, failed: &[Attempt]) -> Route {
+    let _ = failed;
     let destination = captured.destination;
     let own_address = captured.source.addresses.contains(&destination.ip());
     let local = own_address || destination.ip().is_loopback() || destination.ip().is_unspecified();
@@ -92,7 +107,8 @@ pub fn resolve(snapshot: &Snapshot, captured: &Captured<'_>, random: u64) -> Rou
     if !local && let Some(question) = unanswered(snapshot, || Question::Address(address)) {
         return Route::Lookup(question);
     }
-    Route::Tcp(TcpRoute { destination, workload: workload.cloned(), service: None })
+    let target = Target::Address(destination);
+    Route::Tcp(TcpRoute { target, workload: workload.cloned(), service: None })
 }
 
 /// The local pod's own workload. Pods of one name exist only in different clusters; the own cluster's is preferred.
@@ -123,32 +139,56 @@ impl From<Reason> for NoTarget {
     }
 }
 
+/// An inbound CONNECT.
+#[derive(Debug, Clone, Copy)]
+pub struct Requested<'a> {
+    /// The address that the tunnel was accepted on.
+    pub local: IpAddr,
+    /// The request's authority.
+    pub authority: &'a str,
+    /// The service that the client addressed, by its own account (`host` of the `forwarded` header); for labels only.
+    pub forwarded_host: Option<&'a str>,
+}
+
+/// Where an inbound CONNECT goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundTarget {
+    /// The pod's address and the application's port: what policy is asked about.
+    pub destination: SocketAddr,
+    /// The address to connect to: `destination`, or the same port on the loopback address for an application tunnel.
+    pub connect: SocketAddr,
+    /// The destination address of the PROXY header that the application is sent first; `None` without a header.
+    pub proxy: Option<SocketAddr>,
+    /// The service that is served, for labels.
+    pub service: Option<Arc<Service>>,
+}
+
 /// Decides which address an inbound CONNECT is for.
 ///
-/// `tunnel_destination` is the address that the tunnel was accepted on, and always the address of the answer: the
+/// `local` is always the address of the answer: the
 /// authority contributes the port. It is `ip:port`, `[v6]:port` or `host:port`; an address must be the tunnel's, and
 /// a host is a service as the workload's own namespace sees it. A workload that wants its traffic by an application tunnel
 /// is refused: without the tunnel it would take the proxy for the client.
 pub fn inbound_target(
     snapshot: &Snapshot,
     local: &Workload,
-    tunnel_destination: IpAddr,
-    authority: &str,
-) -> Result<SocketAddr, NoTarget> {
-    let tunnel_destination = tunnel_destination.to_canonical();
-    let authority = parse_authority(authority)?;
+    requested: &Requested<'_>,
+) -> Result<InboundTarget, NoTarget> {
+    let tunnel_destination = requested.local.to_canonical();
+    let authority = parse_authority(requested.authority)?;
     if local.application_tunnel.is_some_and(|tunnel| tunnel != ApplicationTunnel::default()) {
         return Err(Reason::Unsupported.into());
     }
     let port = match authority {
-        Authority::Address(ip, port) if ip == tunnel_destination => port,
-        Authority::Address(..) => return Err(Reason::NotForUs.into()),
-        Authority::Host(host, port) => host_port(snapshot, local, host, port)?,
+        Asked::Address(ip, port) if ip == tunnel_destination => port,
+        Asked::Address(..) => return Err(Reason::NotForUs.into()),
+        Asked::Host(host, port) => host_port(snapshot, local, host, port)?,
     };
     if is_own_port(port) {
         return Err(Reason::OwnPort.into());
     }
-    Ok(SocketAddr::new(tunnel_destination, port))
+    let destination = SocketAddr::new(tunnel_destination, port);
+    Ok(InboundTarget { destination, connect: destination, proxy: None, service: None })
 }
 
 fn to_service(snapshot: &Snapshot, captured: &Captured<'_>, service: &Arc<Service>, random: u64) -> Route {
@@ -161,7 +201,8 @@ fn to_service(snapshot: &Snapshot, captured: &Captured<'_>, service: &Arc<Servic
     let destination = captured.destination;
     let mode = service.load_balancer.as_ref().map(|balancer| balancer.mode);
     if mode == Some(BalanceMode::Passthrough) {
-        return Route::Tcp(TcpRoute { destination, workload: None, service: Some(service.clone()) });
+        let target = Target::Address(destination);
+        return Route::Tcp(TcpRoute { target, workload: None, service: Some(service.clone()) });
     }
     let choice = balance::choose(snapshot, captured.source, service, destination.port(), random);
     let Some(choice) = choice else {
@@ -192,13 +233,16 @@ fn to_endpoint(workload: &Arc<Workload>, service: Option<&Arc<Service>>, address
     let workload = workload.clone();
     let service = service.cloned();
     match workload.protocol {
-        Protocol::Tcp => Route::Tcp(TcpRoute { destination: address, workload: Some(workload), service }),
+        Protocol::Tcp => {
+            Route::Tcp(TcpRoute { target: Target::Address(address), workload: Some(workload), service })
+        }
         Protocol::Hbone => Route::Hbone(HboneRoute {
-            peer: SocketAddr::new(address.ip(), HBONE_PORT),
-            authority: address,
+            peer: Target::Address(SocketAddr::new(address.ip(), HBONE_PORT)),
+            authority: Authority::Address(address),
             identities: identities(&workload, service.as_deref()),
             workload,
             service,
+            inner: None,
         }),
     }
 }
@@ -278,12 +322,12 @@ fn is_waypoint(snapshot: &Snapshot, captured: &Captured<'_>, waypoint: &Gateway)
     }
 }
 
-enum Authority<'a> {
+enum Asked<'a> {
     Address(IpAddr, u16),
     Host(&'a str, u16),
 }
 
-fn parse_authority(text: &str) -> Result<Authority<'_>, Reason> {
+fn parse_authority(text: &str) -> Result<Asked<'_>, Reason> {
     let (host, port) = text.rsplit_once(':').ok_or(Reason::BadAuthority)?;
     // `parse` alone would take a leading plus sign.
     let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
@@ -291,14 +335,14 @@ fn parse_authority(text: &str) -> Result<Authority<'_>, Reason> {
         port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(Reason::BadAuthority)?;
     if let Some(ip) = host.strip_prefix('[') {
         let ip = ip.strip_suffix(']').and_then(|ip| ip.parse::<std::net::Ipv6Addr>().ok());
-        return ip.map(|ip| Authority::Address(ip.to_canonical(), port)).ok_or(Reason::BadAuthority);
+        return ip.map(|ip| Asked::Address(ip.to_canonical(), port)).ok_or(Reason::BadAuthority);
     }
     if let Ok(ip) = host.parse::<std::net::Ipv4Addr>() {
-        return Ok(Authority::Address(ip.into(), port));
+        return Ok(Asked::Address(ip.into(), port));
     }
     let part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let valid = !host.is_empty() && host.bytes().all(part);
-    if valid { Ok(Authority::Host(host, port)) } else { Err(Reason::BadAuthority) }
+    if valid { Ok(Asked::Host(host, port)) } else { Err(Reason::BadAuthority) }
 }
 
 /// The application's port behind a host. A host that is not known may be one whose service has not been delivered yet, but

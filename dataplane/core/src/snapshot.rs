@@ -39,6 +39,12 @@ pub struct Mesh {
     pub preferred_namespace: Option<Arc<str>>,
     /// Whether the node holds only the part of the mesh that it asked for, so that what is not found is asked.
     pub on_demand: bool,
+    /// Trust domains that count as the same as a workload's own: a mesh that was renamed, or joined with another.
+    pub trust_domain_aliases: Box<[Arc<str>]>,
+    /// The cluster's DNS domain, for example `cluster.local`.
+    pub cluster_domain: Arc<str>,
+    /// Whether an application tunnel is reached at the loopback address rather than at the pod's own.
+    pub application_tunnels_local: bool,
 }
 
 /// One generation of the mesh.

@@ -58,7 +58,7 @@ pub enum NetworkMode {
 }
 
 /// What kind of object made the workload (WDS `WorkloadType`); a label, and the middle of a baggage key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WorkloadType {
     /// A Deployment.
     #[default]

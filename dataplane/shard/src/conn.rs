@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 
 use halo_core::id::Identity;
+use halo_core::labels::Ends;
 use halo_core::outcome::Reason;
 use halo_core::relay::{Relay, Way};
 use halo_core::report::{ConnectionReport, Direction, Transport};
@@ -29,6 +30,8 @@ pub(crate) struct Parties {
     pub(crate) destination: SocketAddr,
     pub(crate) source_identity: Option<Identity>,
     pub(crate) destination_identity: Option<Identity>,
+    /// The workloads at both ends, for labels and logs.
+    pub(crate) ends: Ends,
 }
 
 /// What a client asked for. It becomes text only when somebody asks.
@@ -170,6 +173,7 @@ impl Conn {
             transport: self.parties.transport,
             source_identity: self.parties.source_identity.clone(),
             destination_identity: self.parties.destination_identity.clone(),
+            service: self.parties.ends.service.as_ref().map(|service| service.key.hostname.clone()),
             bytes_received: self.received.get(),
             bytes_sent: self.sent.get(),
         }

@@ -9,11 +9,12 @@ use std::rc::Rc;
 use halo_core::baggage::Baggage;
 use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead, SessionConfig};
 use halo_core::id::Identity;
+use halo_core::labels::Ends;
 use halo_core::outcome::Reason;
 use halo_core::rbac;
 use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
-use halo_core::resolve::{self, NoTarget};
+use halo_core::resolve::{self, NoTarget, Requested};
 use halo_core::workload::Workload;
 
 use crate::conn::{Original, Parties};
@@ -150,6 +151,7 @@ async fn open(
         destination,
         source_identity: Some(peer.identity.clone()),
         destination_identity: Some(peer.own_identity.clone()),
+        ends: Ends::default(),
     };
     // Tracked before it connects, so that a policy change during the connect cuts it too.
     let tracked = shard.track(&peer.pod, parties).seated(seat);
@@ -174,12 +176,13 @@ async fn decide(
         return Err(Reason::NotConnect);
     }
     let authority = head.authority.as_deref().ok_or(Reason::BadAuthority)?;
+    let requested = Requested { local: peer.local.ip(), authority, forwarded_host: None };
     let decided = shard.wait_for(&peer.pod, |snapshot| {
         let Some(workload) = shard.workload_of(snapshot, &peer.pod) else {
             return Ok(Err(Reason::SourceUnknown));
         };
-        let destination = match resolve::inbound_target(snapshot, workload, peer.local.ip(), authority) {
-            Ok(destination) => destination,
+        let destination = match resolve::inbound_target(snapshot, workload, &requested) {
+            Ok(target) => target.destination,
             Err(NoTarget::Deny(reason)) => return Ok(Err(reason)),
             Err(NoTarget::Lookup(question)) => {
                 return Err(Missing { reason: Reason::DestinationUnknown, question: Some(question) });

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 
+use halo_core::net::Listeners;
 use halo_core::report::ShardReport;
 use halo_core::snapshot::Snapshot;
 
@@ -24,6 +25,10 @@ pub struct PodSpec {
     pub service_account: Arc<str>,
     /// Network namespace.
     pub netns: Arc<OwnedFd>,
+    /// Which listeners it has.
+    pub listeners: Listeners,
+    /// The search list of the pod's resolver, where it is known.
+    pub dns_search: Option<Arc<[String]>>,
 }
 
 /// Why a pod's listeners could not be opened.

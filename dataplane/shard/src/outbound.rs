@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use halo_core::baggage::Baggage;
 use halo_core::hbone::{ConnectRequest, OpenError};
+use halo_core::labels::{Ends, Party};
+use halo_core::net::Target;
 use halo_core::outcome::Reason;
 use halo_core::pool::PoolKey;
 use halo_core::relay::Way;
@@ -101,7 +103,7 @@ async fn route(
     let decided = shard.wait_for(pod, |snapshot| {
         let source = shard.workload_of(snapshot, pod).ok_or(Reason::SourceUnknown)?;
         let captured = Captured { source, client, destination };
-        match resolve::resolve(snapshot, &captured, shard.random()) {
+        match resolve::resolve(snapshot, &captured, shard.random(), &[]) {
             Route::Lookup(question) => {
                 Err(Missing { reason: Reason::DestinationUnknown, question: Some(question) })
             }
@@ -118,15 +120,21 @@ async fn route(
 
 /// Connects to a destination outside the mesh.
 async fn tcp(ask: &Ask<'_>, socket: &Socket, to: TcpRoute) -> Result<(Tracked, Upstream), Reason> {
-    let upstream = ask.pod.connect(ask.shard, to.destination, Leg::Out).await?;
+    let destination = address_of(&to.target)?;
+    let upstream = ask.pod.connect(ask.shard, destination, Leg::Out).await?;
     let parties = Parties {
         direction: Direction::Outbound,
         transport: Transport::Tcp,
         source: ask.subject.source,
         original: Original::Address(ask.destination),
-        destination: to.destination,
+        destination,
         source_identity: None,
         destination_identity: None,
+        ends: Ends {
+            source: Party::Known(ask.source.clone()),
+            destination: Party::known(to.workload.as_ref()),
+            service: to.service,
+        },
     };
     let tracked = plaintext::track(ask.shard, ask.pod, parties, [socket, &upstream]);
     Ok((tracked, Upstream::Tcp(upstream)))
@@ -140,9 +148,14 @@ async fn tunnelled(ask: &Ask<'_>, socket: &Socket, to: HboneRoute) -> Result<(Tr
         transport: Transport::Hbone,
         source: ask.subject.source,
         original: Original::Address(ask.destination),
-        destination: to.peer,
+        destination: address_of(&to.peer)?,
         source_identity: Some(ask.source.identity()),
         destination_identity: Some(place.tunnel.identity.clone()),
+        ends: Ends {
+            source: Party::Known(ask.source.clone()),
+            destination: Party::Known(to.workload.clone()),
+            service: to.service.clone(),
+        },
     };
     let tracked = ask.shard.track(ask.pod, parties);
     tracked.conn.hold_socket(socket.closer());
@@ -167,7 +180,7 @@ async fn open(ask: &Ask<'_>, to: &HboneRoute) -> Result<(Place, Rc<Stream>), Rea
         pod: ask.pod.uid.clone(),
         source: ask.source.identity(),
         client: ask.subject.source.ip(),
-        peer: to.peer,
+        peer: address_of(&to.peer)?,
         identities: to.identities.clone(),
         workload: to.workload.uid.clone(),
     };
@@ -223,6 +236,13 @@ async fn try_open(
     };
     place.tunnel.finish(&stream);
     Err(refused)
+}
+
+fn address_of(target: &Target) -> Result<SocketAddr, Reason> {
+    match target {
+        Target::Address(address) => Ok(*address),
+        Target::Host(_) => Err(Reason::Unsupported),
+    }
 }
 
 /// The CONNECT request: where to, who asks, and for whom.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
+use halo_core::labels::Ends;
 use halo_core::net::is_own_port;
 use halo_core::outcome::Reason;
 use halo_core::rbac;
@@ -52,6 +53,7 @@ async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Trac
         destination,
         source_identity: None,
         destination_identity: None,
+        ends: Ends::default(),
     };
     Some((track(shard, pod, parties, [socket, &app]), app))
 }

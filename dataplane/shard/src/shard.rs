@@ -354,7 +354,9 @@ impl Shard {
         self.conns.borrow_mut().insert(id, conn.clone());
         match (conn.parties.direction, conn.parties.transport) {
             (Direction::Outbound, _) => self.counters.connections_outbound.increment(),
-            (Direction::Inbound, Transport::Hbone) => self.counters.connections_inbound.increment(),
+            (Direction::Inbound, Transport::Hbone | Transport::DoubleHbone) => {
+                self.counters.connections_inbound.increment()
+            }
             (Direction::Inbound, Transport::Tcp) => self.counters.connections_plaintext.increment(),
         }
         Tracked { shard: self.clone(), id, conn, _seat: None }

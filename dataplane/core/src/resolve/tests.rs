@@ -17,11 +17,26 @@ fn route(snapshot: &Snapshot, destination: &str) -> Route {
     let source = client();
     let captured =
         Captured { source: &source, client: socket("10.0.0.1:40000"), destination: socket(destination) };
-    resolve(snapshot, &captured, 0)
+    resolve(snapshot, &captured, 0, &[])
+}
+
+fn at(address: &str) -> Target {
+    Target::Address(socket(address))
+}
+
+/// The application's address that a request is for.
+fn inbound(
+    snapshot: &Snapshot,
+    local: &Workload,
+    address: IpAddr,
+    authority: &str,
+) -> Result<SocketAddr, NoTarget> {
+    let requested = Requested { local: address, authority, forwarded_host: None };
+    inbound_target(snapshot, local, &requested).map(|target| target.destination)
 }
 
 fn tcp(destination: &str) -> Route {
-    Route::Tcp(TcpRoute { destination: socket(destination), workload: None, service: None })
+    Route::Tcp(TcpRoute { target: at(destination), workload: None, service: None })
 }
 
 fn hbone(route: Route) -> HboneRoute {
@@ -68,8 +83,7 @@ fn the_proxys_own_ports_on_this_pod_are_refused() {
 fn the_pods_own_address_is_plain_tcp_whatever_the_workload_says() {
     let source = Workload { waypoint: Some(waypoint_address("10.0.0.77").into()), ..client() };
     let mesh = snapshot([source.clone()], []);
-    let destination = socket("10.0.0.1:8080");
-    let expected = TcpRoute { destination, workload: Some(Arc::new(source)), service: None };
+    let expected = TcpRoute { target: at("10.0.0.1:8080"), workload: Some(Arc::new(source)), service: None };
     assert_eq!(route(&mesh, "10.0.0.1:8080"), Route::Tcp(expected));
 }
 
@@ -81,14 +95,16 @@ fn a_workload_is_reached_at_the_address_that_was_asked_for() {
     let mesh = snapshot([client(), cart.clone(), plain.clone()], []);
 
     let route_v6 = hbone(route(&mesh, "[2001:db8::2]:8080"));
-    assert_eq!(route_v6.peer, socket("[2001:db8::2]:15008"));
+    assert_eq!(route_v6.peer, at("[2001:db8::2]:15008"));
     let route_v4 = hbone(route(&mesh, "10.0.0.2:8080"));
-    assert_eq!((route_v4.peer, route_v4.authority), (socket("10.0.0.2:15008"), socket("10.0.0.2:8080")));
+    assert_eq!(
+        (route_v4.peer, route_v4.authority),
+        (at("10.0.0.2:15008"), Authority::Address(socket("10.0.0.2:8080")))
+    );
     assert_eq!(*route_v4.identities, [cart.identity()]);
     assert_eq!((&*route_v4.workload, route_v4.service), (&cart, None));
 
-    let expected =
-        TcpRoute { destination: socket("10.0.0.3:90"), workload: Some(Arc::new(plain)), service: None };
+    let expected = TcpRoute { target: at("10.0.0.3:90"), workload: Some(Arc::new(plain)), service: None };
     assert_eq!(route(&mesh, "10.0.0.3:90"), Route::Tcp(expected));
 }
 
@@ -100,7 +116,10 @@ fn a_service_is_reached_at_an_endpoints_target_port() {
     let cart = serving(pod("shop", "cart", "10.0.0.2"), &shop);
     let mesh = snapshot([client(), cart.clone()], [shop.clone()]);
     let route = hbone(route(&mesh, "10.96.0.1:80"));
-    assert_eq!((route.peer, route.authority), (socket("10.0.0.2:15008"), socket("10.0.0.2:8080")));
+    assert_eq!(
+        (route.peer, route.authority),
+        (at("10.0.0.2:15008"), Authority::Address(socket("10.0.0.2:8080")))
+    );
     assert_eq!(*route.identities, [cart.identity(), Identity::new("td", "shop", "old")]);
     assert_eq!(route.service.as_deref(), Some(&shop));
 }
@@ -111,7 +130,7 @@ fn a_plain_endpoint_of_a_service_is_plain_tcp() {
     let cart = Workload { protocol: Protocol::Tcp, ..pod("shop", "cart", "10.0.0.2") };
     let mesh = snapshot([serving(cart.clone(), &shop)], [shop.clone()]);
     let Route::Tcp(route) = route(&mesh, "10.96.0.1:80") else { panic!("not TCP") };
-    assert_eq!(route.destination, socket("10.0.0.2:8080"));
+    assert_eq!(route.target, at("10.0.0.2:8080"));
     assert_eq!(route.workload.map(|workload| workload.uid.clone()), Some(cart.uid));
     assert_eq!(route.service.as_deref(), Some(&shop));
 }
@@ -135,7 +154,8 @@ fn a_passthrough_service_is_plain_tcp_to_the_original_address() {
     shop.load_balancer = Some(LoadBalancer { mode: BalanceMode::Passthrough, ..Default::default() });
     let mesh = snapshot([serving(pod("shop", "cart", "10.0.0.2"), &shop)], [shop.clone()]);
     let destination = socket("10.96.0.1:99");
-    let expected = TcpRoute { destination, workload: None, service: Some(Arc::new(shop)) };
+    let expected =
+        TcpRoute { target: Target::Address(destination), workload: None, service: Some(Arc::new(shop)) };
     assert_eq!(route(&mesh, "10.96.0.1:99"), Route::Tcp(expected));
 }
 
@@ -196,7 +216,7 @@ fn a_waypoint_of_a_workload_is_bypassed_by_the_waypoint_alone() {
         let mesh = snapshot([client(), cart.clone()], [waypoint.clone()]);
         assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
         let mesh = snapshot([proxy.clone(), cart.clone()], [waypoint.clone()]);
-        assert_eq!(hbone(route(&mesh, "10.0.0.2:80")).authority, socket("10.0.0.2:80"));
+        assert_eq!(hbone(route(&mesh, "10.0.0.2:80")).authority, Authority::Address(socket("10.0.0.2:80")));
         // Same address, other identity.
         let other = Workload { service_account: "other".into(), ..proxy.clone() };
         let mesh = snapshot([other, cart.clone()], [waypoint.clone()]);
@@ -219,7 +239,7 @@ fn a_waypoint_may_be_a_workload_by_hostname_or_address() {
         assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
         let captured =
             Captured { source: &proxy, client: socket("10.0.0.9:40000"), destination: socket("10.0.0.2:80") };
-        assert!(matches!(resolve(&mesh, &captured, 0), Route::Hbone(_)));
+        assert!(matches!(resolve(&mesh, &captured, 0, &[]), Route::Hbone(_)));
     }
 }
 
@@ -344,8 +364,7 @@ fn an_inbound_authority_is_an_address_of_the_tunnel_or_a_service() {
     cart.services.insert(ServiceKey::new("shop", "cart.shop"), [(81, 9090)].into());
     let foreign = Service { visibility: Visibility::Namespace, ..service("a", "hidden.a", &[]) };
     let mesh = snapshot([cart.clone()], [shop, foreign]);
-    let target =
-        |destination: &str, authority: &str| inbound_target(&mesh, &cart, ip(destination), authority);
+    let target = |destination: &str, authority: &str| inbound(&mesh, &cart, ip(destination), authority);
 
     for (authority, expected) in [
         ("10.0.0.2:9000", Ok("10.0.0.2:9000")),
@@ -375,7 +394,7 @@ fn a_workload_with_an_application_tunnel_is_refused_and_not_sent_bare_bytes() {
     let cart = Workload { application_tunnel: Some(tunnel), ..pod("shop", "cart", "10.0.0.2") };
     let mesh = snapshot([cart.clone()], [service("shop", "cart.shop", &[])]);
     for authority in ["10.0.0.2:80", "10.0.0.3:80", "cart.shop:80"] {
-        let target = inbound_target(&mesh, &cart, ip("10.0.0.2"), authority);
+        let target = inbound(&mesh, &cart, ip("10.0.0.2"), authority);
         assert_eq!(target, Err(Reason::Unsupported.into()), "{authority}");
     }
 }
@@ -404,7 +423,7 @@ fn a_malformed_authority_is_refused() {
         "ho st:80",
         "host:8 0",
     ] {
-        let target = inbound_target(&mesh, &client(), ip("10.0.0.1"), authority);
+        let target = inbound(&mesh, &client(), ip("10.0.0.1"), authority);
         assert_eq!(target, Err(Reason::BadAuthority.into()), "{authority:?}");
     }
 }
@@ -415,7 +434,7 @@ proptest::proptest! {
         authority in "(10\\.0\\.0\\.[12]|\\[::1\\]|[a-z.:\\[\\]é]{0,6})(:[0-9+]{0,6})?"
     ) {
         let mesh = snapshot([client()], []);
-        if let Ok(target) = inbound_target(&mesh, &client(), ip("10.0.0.1"), &authority) {
+        if let Ok(target) = inbound(&mesh, &client(), ip("10.0.0.1"), &authority) {
             proptest::prop_assert_eq!(target.ip(), ip("10.0.0.1"));
             let port = authority.rsplit(':').next().and_then(|port| port.parse().ok());
             proptest::prop_assert_eq!(Some(target.port()), port);

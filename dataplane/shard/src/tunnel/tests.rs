@@ -280,6 +280,7 @@ fn answered_and_reset(code: ErrorCode) -> (Reason, std::io::Result<Vec<u8>>) {
             destination: source,
             source_identity: None,
             destination_identity: None,
+            ends: halo_core::labels::Ends::default(),
         };
         let tracked = shard.track(&tunnel.pod, parties);
         tracked.conn.hold_socket(app.closer());

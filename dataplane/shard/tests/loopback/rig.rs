@@ -253,6 +253,8 @@ impl Rig {
 
 fn pod() -> PodSpec {
     PodSpec {
+        listeners: halo_core::net::Listeners::Captured,
+        dns_search: None,
         uid: UID.into(),
         name: "pay".into(),
         namespace: "shop".into(),

@@ -40,8 +40,8 @@ fn what_is_known_is_not_asked_for() {
     let shop = service("shop", "cart.shop", &[VIP]);
     let cart = serving(pod("shop", "cart", "10.0.0.2"), &shop);
     let mesh = asking(snapshot([client(), cart], [shop]));
-    assert_eq!(hbone(route(&mesh, "10.96.0.1:80")).authority, socket("10.0.0.2:8080"));
-    assert_eq!(hbone(route(&mesh, "10.0.0.2:80")).authority, socket("10.0.0.2:80"));
+    assert_eq!(hbone(route(&mesh, "10.96.0.1:80")).authority, Authority::Address(socket("10.0.0.2:8080")));
+    assert_eq!(hbone(route(&mesh, "10.0.0.2:80")).authority, Authority::Address(socket("10.0.0.2:80")));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn an_unknown_host_of_an_inbound_authority_is_asked_for_only_where_the_workload_
     let elsewhere = service("other", "cart.other", &[]);
     let cart = serving(pod("shop", "cart", "10.0.0.2"), &elsewhere);
     let mesh = asking(snapshot([cart.clone()], []));
-    let target = |mesh: &Snapshot, authority| inbound_target(mesh, &cart, ip("10.0.0.2"), authority);
+    let target = |mesh: &Snapshot, authority| inbound(mesh, &cart, ip("10.0.0.2"), authority);
     let unknown = Err(NoTarget::Deny(Reason::UnknownService));
     assert_eq!(target(&mesh, "cart.shop:80"), unknown);
     let question = key("other", "cart.other");

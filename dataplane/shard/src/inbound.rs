@@ -182,6 +182,8 @@ async fn decide(
             return Ok(Err(Reason::SourceUnknown));
         };
         let destination = match resolve::inbound_target(snapshot, workload, &requested) {
+            // Without the header the application would take the proxy for the client.
+            Ok(target) if target.proxy.is_some() => return Ok(Err(Reason::Unsupported)),
             Ok(target) => target.destination,
             Err(NoTarget::Deny(reason)) => return Ok(Err(reason)),
             Err(NoTarget::Lookup(question)) => {

@@ -108,6 +108,8 @@ async fn route(
                 Err(Missing { reason: Reason::DestinationUnknown, question: Some(question) })
             }
             Route::Tcp(to) => Ok(Ok((source.clone(), Open::Tcp(to)))),
+            // A gateway must not read what is meant for the server behind it.
+            Route::Hbone(to) if to.inner.is_some() => Ok(Err(Reason::Unsupported)),
             Route::Hbone(to) => {
                 shard.own_tls(snapshot, &source.identity())?;
                 Ok(Ok((source.clone(), Open::Hbone(to))))

@@ -142,6 +142,7 @@ impl From<Options> for Overrides {
             readiness: options.readiness,
             metrics: options.metrics,
             log: options.log,
+            arguments: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         }
     }
 }
@@ -267,7 +268,7 @@ impl Handles {
     /// Starts the shards, each pinned to the next of these cores. They ask through `asked`.
     fn start(config: &Config, cores: &[usize], asked: Asked) -> Result<Self, Error> {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
-        let count = config.shards.on(cores.len().max(1));
+        let count = config.shards_on(cores.len());
         let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
         thread::Builder::new()
             .name("refusals".into())

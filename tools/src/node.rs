@@ -14,6 +14,7 @@ use halo_control::config::{
 use halo_control::node::NodeError;
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
+use halo_control::version::Version;
 use halo_core::outcome::Level;
 use halo_core::report::{Direction, ShardReport};
 use halo_core::snapshot::Snapshot;
@@ -108,6 +109,8 @@ pub fn main(options: Options) -> ExitCode {
     if let Err(error) = log(&config) {
         return fail(&error);
     }
+    tracing::info!("version: {}", Version { mesh: &config.mesh_version });
+    tracing::info!("running with config: {}", config.print(PrintFormat::Yaml));
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

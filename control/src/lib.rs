@@ -14,6 +14,7 @@ pub mod edit;
 pub mod grpc;
 mod http;
 pub mod local;
+pub mod log;
 pub mod metrics;
 pub mod netns;
 pub mod node;

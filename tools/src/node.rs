@@ -9,8 +9,9 @@ use std::thread;
 use halo_control::config::raw::{MESH_CONFIG, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
-    Config, ConfigError, Files, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
+    Config, ConfigError, Files, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
+use halo_control::log::Log;
 use halo_control::node::NodeError;
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
@@ -106,9 +107,11 @@ pub fn main(options: Options) -> ExitCode {
         };
         return say(&config.print(format));
     }
-    if let Err(error) = log(&config) {
-        return fail(&error);
-    }
+    // Kept to the end: the last lines say why the process ends.
+    let _log = match Log::start(&config.log_filter, config.log_format) {
+        Ok(log) => log,
+        Err(error) => return fail(&error),
+    };
     tracing::info!("version: {}", Version { mesh: &config.mesh_version });
     tracing::info!("running with config: {}", config.print(PrintFormat::Yaml));
     match run(config) {
@@ -160,17 +163,6 @@ fn say(text: &str) -> ExitCode {
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("halo node: {error}");
     ExitCode::FAILURE
-}
-
-/// Starts logging to standard error.
-fn log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = tracing_subscriber::EnvFilter::builder().parse(&config.log_filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Plain => lines.with_ansi(false).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
 }
 
 /// Why the node proxy ended in failure.

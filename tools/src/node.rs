@@ -15,6 +15,7 @@ use halo_control::log::Log;
 use halo_control::node::NodeError;
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
+use halo_control::version::Version;
 use halo_core::outcome::Level;
 use halo_core::report::{Direction, ShardReport};
 use halo_core::snapshot::Snapshot;
@@ -111,6 +112,8 @@ pub fn main(options: Options) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(&error),
     };
+    tracing::info!("version: {}", Version { mesh: &config.mesh_version });
+    tracing::info!("running with config: {}", config.print(PrintFormat::Yaml));
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -145,6 +148,7 @@ impl From<Options> for Overrides {
             readiness: options.readiness,
             metrics: options.metrics,
             log: options.log,
+            arguments: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         }
     }
 }
@@ -259,7 +263,7 @@ impl Handles {
     /// Starts the shards, each pinned to the next of these cores. They ask through `asked`.
     fn start(config: &Config, cores: &[usize], asked: Asked) -> Result<Self, Error> {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
-        let count = config.shards.on(cores.len().max(1));
+        let count = config.shards_on(cores.len());
         let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
         thread::Builder::new()
             .name("refusals".into())

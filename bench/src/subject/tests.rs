@@ -1,7 +1,7 @@
 //! Every subject carries bytes and requests between two nodes, in the way it claims to, and leaves nothing behind.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -119,7 +119,7 @@ fn serve<T: Send + 'static>(
     port: u16,
     work: impl FnOnce(TcpStream) -> T + Send + 'static,
 ) -> thread::JoinHandle<T> {
-    let listener = netns.within(|| TcpListener::bind((IpAddr::UNSPECIFIED, port))).unwrap().unwrap();
+    let listener = netns.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap().unwrap();
     thread::spawn(move || work(patient(listener.accept().unwrap().0)))
 }
 

@@ -1,5 +1,6 @@
 //! The configuration as text, in the names that operators know.
 
+use halo_core::options::{Options, OriginalSource};
 use serde_json::{Value, json};
 
 use super::{CaSource, Config, LocalSource, LogFormat, NodeFacts, RecordsMode, RingMode, ShardCount};
@@ -69,6 +70,9 @@ pub(super) fn to_json(config: &Config) -> Value {
             LogFormat::Json => "json",
         },
         "limits": limits(config),
+        "trustDomainAliases": config.trust_domain_aliases,
+        "localhostAppTunnel": config.application_tunnels_local,
+        "options": options(&config.options),
     })
 }
 
@@ -114,6 +118,27 @@ fn shards(count: ShardCount) -> String {
         ShardCount::Count(count) => count.to_string(),
         ShardCount::Percent(percent) => format!("{percent}%"),
     }
+}
+
+fn options(options: &Options) -> Value {
+    json!({
+        "compliancePolicy": options.tls.pqc_only.then_some("pqc"),
+        "tls12Enabled": options.tls.tls12,
+        "keepalive": options.keepalive.map(|keepalive| json!({
+            "time": seconds(keepalive.time_s.into()),
+            "interval": seconds(keepalive.interval_s.into()),
+            "retries": keepalive.retries,
+        })),
+        "userTimeout": options.user_timeout_s.map(|timeout| seconds(timeout.into())),
+        "origSrc": match options.original_source {
+            OriginalSource::Auto => json!("auto"),
+            OriginalSource::Always => json!(true),
+            OriginalSource::Never => json!(false),
+        },
+        "inpodPortReuse": options.port_reuse,
+        "responseBaggage": options.response_baggage,
+        "socks5": options.socks5,
+    })
 }
 
 fn limits(config: &Config) -> Value {

@@ -173,6 +173,8 @@ variables! {
     "HALO_READINESS_ADDR", "[::]:15021", "readiness server", |draft, text| draft.readiness = Some(address(text)?);
     "HALO_METRICS_ADDR", "[::]:15020", "metrics server", |draft, text| draft.metrics = Some(address(text)?);
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
+    "HALO_METRICS_EXPIRY", "5m", "how long metrics of workloads that are gone are shown after their last use",
+        |draft, text| draft.config.metrics_expiry = duration_some(text)?;
     "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
 }
 
@@ -246,6 +248,7 @@ impl Default for Draft {
             metrics: any,
             log_filter: "info".into(),
             log_format: LogFormat::Plain,
+            metrics_expiry: Duration::from_secs(300),
             limits: Limits::default(),
         };
         Self {

@@ -112,13 +112,19 @@ async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: Reque
         Ok((tracked, app)) => {
             let relayed = relay::hbone(tracked, app, Way::Downstream, stream, {
                 let shard = shard.clone();
-                move |_, reason| ended(&shard, &peer, reason)
+                move |conn, reason| {
+                    shard.finished(conn, reason);
+                    drop(peer);
+                }
             });
             shard.spawn(relayed);
         }
-        Err(reason) => {
+        Err((reason, tracked)) => {
             stream.tunnel.refuse(&stream.stream, reason.outcome().status);
-            ended(&shard, &peer, reason);
+            match tracked {
+                Some(tracked) => shard.finished(&tracked.conn, reason),
+                None => ended(&shard, &peer, reason),
+            }
         }
     }
 }
@@ -129,20 +135,20 @@ fn ended(shard: &Shard, peer: &Peer, reason: Reason) {
         direction: Direction::Inbound,
         source: peer.client,
         destination: Some(peer.local),
-        identity: Some(&peer.identity),
     };
     shard.ended(subject, reason);
 }
 
-/// Decides on a request and connects to the application.
+/// Decides on a request and connects to the application. What is refused after it was tracked comes back with its reason.
 async fn open(
     shard: &Rc<Shard>,
     peer: &Rc<Peer>,
     stream: &StreamOf,
     head: RequestHead,
-) -> Result<(Tracked, Socket), Reason> {
-    let seat = peer.pod.seat(shard, SeatKind::Connection)?;
-    let (destination, response) = decide(shard, peer, &head).await?;
+) -> Result<(Tracked, Socket), (Reason, Option<Tracked>)> {
+    let untracked = |reason| (reason, None);
+    let seat = peer.pod.seat(shard, SeatKind::Connection).map_err(untracked)?;
+    let (destination, response) = decide(shard, peer, &head).await.map_err(untracked)?;
     let parties = Parties {
         direction: Direction::Inbound,
         transport: Transport::Hbone,
@@ -156,11 +162,14 @@ async fn open(
     // Tracked before it connects, so that a policy change during the connect cuts it too.
     let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
-    let app = plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), destination).await?;
+    let app = match plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), destination).await {
+        Ok(app) => app,
+        Err(reason) => return Err((reason, Some(tracked))),
+    };
     tracked.conn.hold_socket(app.closer());
     if let Some(reason) = tracked.conn.outcome().or(stream.stream.failed()) {
         app.closer().abort();
-        return Err(reason);
+        return Err((reason, Some(tracked)));
     }
     stream.tunnel.respond(&stream.stream, &response);
     Ok((tracked, app))

@@ -147,7 +147,7 @@ async fn tunnelled(ask: &Ask<'_>, socket: &Socket, to: HboneRoute) -> Result<(Tr
         direction: Direction::Outbound,
         transport: Transport::Hbone,
         source: ask.subject.source,
-        original: Original::Address(ask.destination),
+        original: Original::Carried(ask.destination, to.authority.clone()),
         destination: address_of(&to.peer)?,
         source_identity: Some(ask.source.identity()),
         destination_identity: Some(place.tunnel.identity.clone()),
@@ -168,7 +168,7 @@ fn hbone(seat: Seat, tracked: Tracked, socket: Socket, (place, stream): (Place, 
     let shard = tracked.shard.clone();
     let stream = StreamOf { tunnel: place.tunnel.clone(), stream };
     let relayed = relay::hbone(tracked, socket, Way::Upstream, stream, move |conn, reason| {
-        seat.shard.ended(conn.subject(), reason);
+        seat.shard.finished(conn, reason);
         drop((place, seat));
     });
     shard.spawn(relayed);

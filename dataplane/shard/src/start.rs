@@ -9,13 +9,14 @@ use std::thread;
 use halo_core::counters::Counters;
 use halo_core::limits::Limits;
 
+use crate::access::{AccessLog, AccessOutput};
 use crate::demand::{Ask, Demand};
 use crate::mailbox::{Inbox, Mailbox, Message, mailbox};
 use crate::netns::Place;
 use crate::pool;
-use crate::refusal::{Refusal, Refusals};
 use crate::ring::{self, Bell, Ring, RingKind};
 use crate::shard::{Parts, Shard};
+use crate::telemetry::{self, Telemetry};
 use crate::tls::RecordsKind;
 use crate::wake::Finally;
 
@@ -34,8 +35,10 @@ pub struct ShardConfig {
     pub ipv6: bool,
     /// Which kernel interface it uses.
     pub ring: RingKind,
-    /// Where it tells of refused connections; bounded, so that a slow reader never holds the shard up.
-    pub refusals: mpsc::SyncSender<Refusal>,
+    /// Where its access lines go.
+    pub access: AccessOutput,
+    /// How long series of workloads that are gone are shown after their last use, ms.
+    pub series_expiry_ms: u64,
     /// How it asks for what connections wait for.
     pub ask: Ask,
 }
@@ -134,9 +137,10 @@ fn run(
         limits: config.limits,
         records: config.records,
         ipv6: config.ipv6,
+        access: AccessLog::new(config.access, counters.clone()),
+        telemetry: Telemetry::new(counters.clone(), config.series_expiry_ms),
         counters,
         place,
-        refusals: Refusals::new(config.refusals),
     };
     let _ = started.send(Ok(()));
     ring.run(serve(parts, inbox));
@@ -154,6 +158,7 @@ async fn serve(parts: Parts, inbox: Inbox) {
     let shard = Shard::new(parts);
     shard.spawn(shard.timers.clone().run());
     shard.spawn(pool::run(shard.clone()));
+    shard.spawn(telemetry::run(shard.clone()));
     let Ok(mut bell) = Bell::new(inbox.bell) else {
         return;
     };
@@ -188,7 +193,7 @@ fn act(shard: &Rc<Shard>, message: Message) {
             shard.remove_pod(&uid);
             reply(());
         }
-        Message::Inspect(reply) => reply(shard.report()),
+        Message::Inspect(view, reply) => reply(shard.report(view)),
         Message::Drain(reply) => {
             let draining = shard.clone();
             shard.spawn(async move {

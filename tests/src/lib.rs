@@ -10,6 +10,7 @@ pub mod certs;
 pub mod envoy;
 pub mod exchange;
 pub mod hbone;
+pub mod names;
 pub mod observe;
 pub mod pair;
 pub mod pattern;

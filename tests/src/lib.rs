@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod random;
 pub mod requests;
 pub mod rig;
+pub mod sandwich;
 pub mod socket;
 pub mod talk;
 pub mod traffic;

@@ -11,9 +11,12 @@ use halo::lab::node::NodeOptions;
 use halo::lab::topology::{LINK, NodePlan};
 use halo_tests::envoy::{self, VIA};
 use halo_tests::pair::HTTP;
-use halo_tests::{Rig, observe, requests};
+use halo_tests::sandwich::Relay;
+use halo_tests::{Rig, observe, requests, socket};
 
 const HBONE: u16 = 15008;
+/// Where a relay takes connections that begin with a PROXY header.
+const PROXY: u16 = 15088;
 /// The host name of the service in front of the waypoint, as references write it.
 const WAYPOINT_SERVICE: &str = "demo/way.demo.svc.cluster.local";
 
@@ -167,4 +170,71 @@ fn weighted_waypoints_share_by_weight_and_a_weight_of_zero_gets_nothing() {
     rig.mesh.services = vec![weighted(&[(&way, HBONE, 0), (&other, HBONE, 1)])];
     rig.publish();
     assert_eq!(share(&rig, 50), 0);
+}
+
+/// `way` is captured like any other pod, and an ordinary program in it passes on what its node proxy hands over.
+fn start_sandwich(rig: &mut Rig) -> Server {
+    rig.start_with(&["client", "shop", "way"]);
+    Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap()
+}
+
+/// One request that reaches `shop` by way of the relay.
+fn assert_relayed(rig: &Rig) {
+    let answer = requests::await_answer(rig.netns("client"), rig.address("shop", HTTP));
+    let seen = format!("shop answers {}:", rig.pod("way").address);
+    assert!(answer.text().starts_with(&seen), "{}", answer.text());
+    let (client, way) = (spiffe_id("client"), spiffe_id("way"));
+    for (from, to, identity, node) in [("client", "way", &client, 0), ("way", "shop", &way, 1)] {
+        let fields = [
+            ("direction", "outbound"),
+            ("src.workload", from),
+            ("dst.workload", to),
+            ("src.identity", identity),
+        ];
+        observe::access(&rig.proxies[node], "connection complete", &fields);
+    }
+}
+
+#[test]
+fn sandwich_waypoint_plain_is_handed_the_bytes_on_the_asked_port() {
+    let mut rig = rig();
+    let field = by_address(&rig);
+    rig.mesh.set("shop", field);
+    rig.mesh.set("way", fields::application_tunnel("NONE", None));
+    let _server = start_sandwich(&mut rig);
+    let listener = socket::listen(rig.netns("way"), HTTP);
+    let _relay = Relay::start(rig.netns("way"), listener, Some(rig.address("shop", HTTP)));
+    assert_relayed(&rig);
+}
+
+/// The waypoint is named by the address of a service that has no ports: the tunnel's own port makes up for it.
+fn proxy_protocol_rig() -> Rig {
+    let mut rig = rig();
+    let service = Service::new("way", vip(9), "way", PROXY).with(("ports", serde_json::json!({})));
+    rig.mesh.services.push(service);
+    rig.mesh.set("shop", fields::waypoint(&format!("/{}", vip(9).ip()), HBONE));
+    rig.mesh.set("way", fields::application_tunnel("PROXY", Some(PROXY)));
+    rig
+}
+
+#[test]
+fn sandwich_waypoint_proxy_protocol_is_told_the_client_the_destination_and_the_identity() {
+    let mut rig = proxy_protocol_rig();
+    let _server = start_sandwich(&mut rig);
+    let relay = Relay::start(rig.netns("way"), socket::listen(rig.netns("way"), PROXY), None);
+    assert_relayed(&rig);
+    let header = relay.header();
+    assert_eq!(header.source.ip(), rig.pod("client").address);
+    assert_eq!(header.destination, rig.address("shop", HTTP));
+    assert_eq!(header.identity, Some(spiffe_id("client")));
+}
+
+#[test]
+fn sandwich_waypoint_on_loopback_is_reached_where_the_node_says_so() {
+    let mut rig = proxy_protocol_rig();
+    rig.options.environment.push(("LOCALHOST_APP_TUNNEL".into(), "true".into()));
+    let _server = start_sandwich(&mut rig);
+    let relay = Relay::start(rig.netns("way"), socket::listen_at_home(rig.netns("way"), PROXY), None);
+    assert_relayed(&rig);
+    assert_eq!(relay.header().destination, rig.address("shop", HTTP));
 }

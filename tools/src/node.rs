@@ -264,6 +264,12 @@ impl Handles {
     fn start(config: &Config, cores: &[usize], asked: Asked) -> Result<Self, Error> {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
         let count = config.shards_on(cores.len());
+        if count > 1 && !config.options.port_reuse {
+            let reason =
+                format!("{count} shards listen on the same ports; set ZTUNNEL_WORKER_THREADS to 1 too");
+            let (variable, value) = ("INPOD_PORT_REUSE".into(), "false".into());
+            return Err(ConfigError { variable, value, reason }.into());
+        }
         let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
         thread::Builder::new()
             .name("refusals".into())
@@ -276,6 +282,7 @@ impl Handles {
                 limits: config.limits.clone(),
                 records: records(config.records),
                 ipv6: config.ipv6,
+                options: config.options,
                 ring: ring(config.ring),
                 refusals: refusals.clone(),
                 ask: ask.clone(),

@@ -209,7 +209,7 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
             Some(reason) => Err(reason),
             None => Ok(Admitted {
                 source: source(snapshot, peer, head),
-                response: accepted(workload),
+                response: accepted(shard, workload),
                 workload: workload.clone(),
                 target,
             }),
@@ -239,7 +239,8 @@ fn source(snapshot: &Snapshot, peer: &Peer, head: &RequestHead) -> Party {
 }
 
 /// The answer to a request that was let in.
-fn accepted(workload: &Workload) -> ConnectResponse {
-    let headers = vec![("baggage".to_owned(), Baggage::of(workload).to_string())];
+fn accepted(shard: &Shard, workload: &Workload) -> ConnectResponse {
+    let baggage = shard.options.response_baggage.then(|| Baggage::of(workload).to_string());
+    let headers = baggage.into_iter().map(|baggage| ("baggage".to_owned(), baggage)).collect();
     ConnectResponse { status: 200, headers }
 }

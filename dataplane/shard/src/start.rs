@@ -8,6 +8,7 @@ use std::thread;
 
 use halo_core::counters::Counters;
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 
 use crate::demand::{Ask, Demand};
 use crate::mailbox::{Inbox, Mailbox, Message, mailbox};
@@ -32,6 +33,8 @@ pub struct ShardConfig {
     pub records: RecordsKind,
     /// Whether its listeners take IPv6 beside IPv4.
     pub ipv6: bool,
+    /// How its connections are made.
+    pub options: Options,
     /// Which kernel interface it uses.
     pub ring: RingKind,
     /// Where it tells of refused connections; bounded, so that a slow reader never holds the shard up.
@@ -48,6 +51,7 @@ impl fmt::Debug for ShardConfig {
             .field("limits", &self.limits)
             .field("records", &self.records)
             .field("ipv6", &self.ipv6)
+            .field("options", &self.options)
             .field("ring", &self.ring)
             .finish_non_exhaustive()
     }
@@ -134,6 +138,7 @@ fn run(
         limits: config.limits,
         records: config.records,
         ipv6: config.ipv6,
+        options: config.options,
         counters,
         place,
         refusals: Refusals::new(config.refusals),

@@ -15,6 +15,7 @@ use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
 use halo_core::net::NetworkAddress;
+use halo_core::options::Options;
 use halo_core::policy::{Action, Match, Policy, Scope};
 use halo_core::report::ShardReport;
 use halo_core::service::{Service, ServiceKey, Visibility};
@@ -84,7 +85,17 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
 fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardConfig {
     let refusals = mpsc::sync_channel(64).0;
     let ask: Ask = Arc::new(|_| false);
-    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals, ask }
+    ShardConfig {
+        index: 0,
+        core: None,
+        limits,
+        records,
+        ipv6: true,
+        options: Options::default(),
+        ring,
+        refusals,
+        ask,
+    }
 }
 
 /// Runs a test with one ring alone.

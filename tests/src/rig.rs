@@ -151,9 +151,12 @@ impl Rig {
         (self.pod(pod).address, port).into()
     }
 
-    /// The directory with the root that the proxies share.
+    /// The directory of the root that signs the proxies' certificates: the controller's, or the one that they share.
     pub fn ca(&self) -> PathBuf {
-        self.lab.dir().join("ca")
+        match &self.controller {
+            Some(controller) => controller.ca(),
+            None => self.lab.dir().join("ca"),
+        }
     }
 
     /// A node proxy's own account of itself.

@@ -14,6 +14,7 @@ pub mod edit;
 pub mod grpc;
 mod http;
 pub mod local;
+pub mod log;
 pub mod metrics;
 pub mod netns;
 pub mod node;
@@ -30,6 +31,7 @@ pub mod shards;
 pub mod source;
 #[cfg(test)]
 mod testing;
+pub mod version;
 mod watch;
 pub mod wire;
 pub mod xds;

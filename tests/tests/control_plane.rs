@@ -283,7 +283,7 @@ fn wrong_token_and_unknown_server_are_told_apart_and_mended_without_a_restart() 
     let second = NodeProxy::start(&rig.lab, &nodes[1], &rig.mesh, &distrustful).unwrap();
     await_readiness(&first, "token");
     await_readiness(&second, "vouches for its certificate");
-    let lines = |proxy: &NodeProxy| proxy.process.log_tail(200).matches("WARN").count();
+    let lines = |proxy: &NodeProxy| proxy.process.log_tail(200).matches("\twarn\t").count();
     let before = (lines(&first), lines(&second));
     thread::sleep(Duration::from_secs(5));
     assert_eq!((lines(&first), lines(&second)), before, "the same trouble is told again and again");

@@ -9,11 +9,13 @@ use std::thread;
 use halo_control::config::raw::{MESH_CONFIG, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
-    Config, ConfigError, Files, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
+    Config, ConfigError, Files, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
+use halo_control::log::Log;
 use halo_control::node::NodeError;
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
+use halo_control::version::Version;
 use halo_core::outcome::Level;
 use halo_core::report::{Direction, ShardReport};
 use halo_core::snapshot::Snapshot;
@@ -105,9 +107,13 @@ pub fn main(options: Options) -> ExitCode {
         };
         return say(&config.print(format));
     }
-    if let Err(error) = log(&config) {
-        return fail(&error);
-    }
+    // Kept to the end: the last lines say why the process ends.
+    let _log = match Log::start(&config.log_filter, config.log_format) {
+        Ok(log) => log,
+        Err(error) => return fail(&error),
+    };
+    tracing::info!("version: {}", Version { mesh: &config.mesh_version });
+    tracing::info!("running with config: {}", config.print(PrintFormat::Yaml));
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -142,6 +148,7 @@ impl From<Options> for Overrides {
             readiness: options.readiness,
             metrics: options.metrics,
             log: options.log,
+            arguments: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         }
     }
 }
@@ -156,17 +163,6 @@ fn say(text: &str) -> ExitCode {
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("halo node: {error}");
     ExitCode::FAILURE
-}
-
-/// Starts logging to standard error.
-fn log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = tracing_subscriber::EnvFilter::builder().parse(&config.log_filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Plain => lines.with_ansi(false).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
 }
 
 /// Why the node proxy ended in failure.
@@ -267,7 +263,7 @@ impl Handles {
     /// Starts the shards, each pinned to the next of these cores. They ask through `asked`.
     fn start(config: &Config, cores: &[usize], asked: Asked) -> Result<Self, Error> {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
-        let count = config.shards.on(cores.len().max(1));
+        let count = config.shards_on(cores.len());
         let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
         thread::Builder::new()
             .name("refusals".into())

@@ -6,6 +6,7 @@
 //! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod baggage;
 pub mod balance;
 pub mod certificate;

@@ -95,7 +95,8 @@ fn client_that_is_silent_before_or_within_its_handshake_is_closed_at_the_deadlin
 /// account, as a replica does that is scheduled after it.
 fn pass_address(rig: &mut Rig, from: &str, to: &str) {
     let (old, new) = (rig.pod(from).clone(), rig.pod(to).clone());
-    let [_, _, _, nth] = new.address.octets();
+    let std::net::IpAddr::V4(v4) = new.address else { panic!("{} is not IPv4", new.address) };
+    let [_, _, _, nth] = v4.octets();
     let address = format!("{}/32", old.address);
     new.netns.command("ip", &["addr", "add", &address, "dev", "eth0"]).unwrap();
     let node = &rig.topology.nodes[new.node].netns;

@@ -230,6 +230,8 @@ variables! {
     "AUTHZ_POLICY_INFO_LOGGING", "none", "taken for the stock node proxy's sake: refusals by policy are always logged",
         |_draft, _text| ();
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
+    "HALO_METRICS_EXPIRY", "5m", "how long metrics of workloads that are gone are shown after their last use",
+        |draft, text| draft.config.metrics_expiry = duration_some(text)?;
     "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
 }
 
@@ -315,6 +317,7 @@ impl Default for Draft {
             metrics: any,
             log_filter: "info".into(),
             log_format: LogFormat::Plain,
+            metrics_expiry: Duration::from_secs(300),
             limits: Limits::default(),
             options: Options::default(),
             trust_domain_aliases: Vec::new(),

@@ -30,7 +30,7 @@ pub(crate) enum Capture {
 impl Capture {
     fn seat(self) -> SeatKind {
         match self {
-            Self::Outbound | Self::InboundPlaintext | Self::Socks5 => SeatKind::Connection,
+            Self::Outbound | Self::InboundPlaintext | Self::Socks5 => SeatKind::Captured(self.direction()),
             Self::Inbound => SeatKind::Tunnel,
         }
     }

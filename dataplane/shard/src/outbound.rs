@@ -66,7 +66,7 @@ pub(crate) fn start(seat: Seat, socket: Socket, opened: Opened) {
         Upstream::Hbone(stream, place) => {
             let shard = tracked.shard.clone();
             let relayed = relay::hbone(tracked, socket, Way::Upstream, stream, move |conn, reason| {
-                seat.shard.ended(conn.subject(), reason);
+                seat.shard.finished(conn, reason);
                 drop((place, seat));
             });
             shard.spawn(relayed);

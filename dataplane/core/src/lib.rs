@@ -33,5 +33,6 @@ pub mod report;
 pub mod resolve;
 pub mod service;
 pub mod snapshot;
+pub mod socks5;
 pub mod workload;
 pub mod zds;

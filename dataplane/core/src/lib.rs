@@ -3,7 +3,7 @@
 //! This crate decides; it never acts. It has no socket, clock, environment, lock or async function: time, randomness
 //! and bytes come in as arguments, and output goes into buffers of the caller. Values: [`id`], [`net`], [`workload`],
 //! [`service`], [`policy`], [`certificate`], [`demand`], [`labels`], [`snapshot`], [`limits`], [`outcome`], [`counters`].
-//! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
+//! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`], [`dns`].
 #![forbid(unsafe_code)]
 
 pub mod baggage;
@@ -11,6 +11,7 @@ pub mod balance;
 pub mod certificate;
 pub mod counters;
 pub mod demand;
+pub mod dns;
 pub mod few;
 #[cfg(test)]
 mod fixture;

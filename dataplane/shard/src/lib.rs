@@ -12,6 +12,7 @@ mod accept;
 mod buffers;
 mod conn;
 mod demand;
+mod dns;
 mod inbound;
 mod mailbox;
 mod netns;
@@ -36,6 +37,7 @@ mod tunnel;
 mod wake;
 
 pub use demand::Ask;
+pub use dns::DnsConfig;
 pub use mailbox::{BindError, Mailbox, Message, PodSpec, Reply};
 pub use refusal::Refusal;
 pub use ring::{RingKind, now_ms, probe_io_uring};

@@ -14,7 +14,7 @@ use halo_core::limits::Limits;
 use halo_core::outcome::Reason;
 use halo_core::pool::{Pool, TunnelId, WaiterId};
 use halo_core::rbac;
-use halo_core::report::{Direction, ShardReport, Transport};
+use halo_core::report::{Direction, HostSeries, ShardReport, Transport};
 use halo_core::resolve;
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
@@ -22,6 +22,7 @@ use halo_core::workload::Workload;
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
 use crate::demand::{Demand, Missing};
+use crate::dns::{self, Dns, DnsConfig};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::{Pod, Seat};
@@ -54,6 +55,7 @@ pub(crate) struct Shard {
     /// This shard's own handle on the maps, so that a decision counts references on this core alone.
     snapshot: RefCell<Rc<Snapshot>>,
     pub(crate) latencies: Latencies,
+    pub(crate) dns: Dns,
     changed: Broadcast,
     pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
     conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
@@ -78,9 +80,10 @@ pub(crate) struct Parts {
     pub(crate) records: RecordsKind,
     pub(crate) ipv6: bool,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) place: Place,
+    pub(crate) place: Rc<Place>,
     pub(crate) refusals: Refusals,
     pub(crate) demand: Demand,
+    pub(crate) dns_config: DnsConfig,
 }
 
 impl std::ops::Deref for Shard {
@@ -94,10 +97,20 @@ impl std::ops::Deref for Shard {
 impl Shard {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
+        let sockets = SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6);
+        let timers: Rc<Timers> = Rc::default();
+        let dns = Dns::new(dns::Parts {
+            config: parts.dns_config.clone(),
+            place: parts.place.clone(),
+            sockets: sockets.clone(),
+            timers: timers.clone(),
+            counters: parts.counters.clone(),
+        });
         Rc::new(Self {
-            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6),
+            sockets,
             parts,
-            timers: Rc::default(),
+            timers,
+            dns,
             buffers: Buffers::default(),
             pool: RefCell::new(pool),
             pool_changed: Signal::default(),
@@ -458,7 +471,24 @@ impl Shard {
             counters: self.counters.list(),
             latencies: self.latencies.report(),
             connections: self.conns.borrow().values().map(|conn| conn.report()).collect(),
+            dns: self.dns.series.report(),
+            hosts: self.hosts(),
         }
+    }
+
+    /// Hosts that were looked up for the connections of each pod.
+    fn hosts(&self) -> Vec<HostSeries> {
+        let snapshot = self.snapshot();
+        let mut all = Vec::new();
+        for pod in self.pods.borrow().values() {
+            let source = self.workload_of(&snapshot, pod);
+            all.extend(pod.dns.hosts().into_iter().map(|(hostname, lookups)| HostSeries {
+                source: source.cloned(),
+                hostname,
+                lookups,
+            }));
+        }
+        all
     }
 }
 

@@ -10,6 +10,7 @@ use halo_core::counters::Counters;
 use halo_core::limits::Limits;
 
 use crate::demand::{Ask, Demand};
+use crate::dns::DnsConfig;
 use crate::mailbox::{Inbox, Mailbox, Message, mailbox};
 use crate::netns::Place;
 use crate::pool;
@@ -38,6 +39,8 @@ pub struct ShardConfig {
     pub refusals: mpsc::SyncSender<Refusal>,
     /// How it asks for what connections wait for.
     pub ask: Ask,
+    /// How it does DNS.
+    pub dns: DnsConfig,
 }
 
 impl fmt::Debug for ShardConfig {
@@ -49,6 +52,7 @@ impl fmt::Debug for ShardConfig {
             .field("records", &self.records)
             .field("ipv6", &self.ipv6)
             .field("ring", &self.ring)
+            .field("dns", &self.dns)
             .finish_non_exhaustive()
     }
 }
@@ -135,8 +139,9 @@ fn run(
         records: config.records,
         ipv6: config.ipv6,
         counters,
-        place,
+        place: Rc::new(place),
         refusals: Refusals::new(config.refusals),
+        dns_config: config.dns,
     };
     let _ = started.send(Ok(()));
     ring.run(serve(parts, inbox));

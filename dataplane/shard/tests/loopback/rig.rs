@@ -21,7 +21,7 @@ use halo_core::service::{Service, ServiceKey, Visibility};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::{Protocol, Workload};
 use halo_shard::tls::{RecordsKind, TlsConfig};
-use halo_shard::{Ask, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
+use halo_shard::{Ask, DnsConfig, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::authority::Authority;
@@ -84,7 +84,8 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
 fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardConfig {
     let refusals = mpsc::sync_channel(64).0;
     let ask: Ask = Arc::new(|_| false);
-    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals, ask }
+    let dns = DnsConfig::default();
+    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals, ask, dns }
 }
 
 /// Runs a test with one ring alone.

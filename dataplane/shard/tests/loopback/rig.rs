@@ -23,7 +23,9 @@ use halo_core::service::{Service, ServiceKey, Visibility};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::{Protocol, Workload};
 use halo_shard::tls::{RecordsKind, TlsConfig};
-use halo_shard::{AccessOutput, Ask, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
+use halo_shard::{
+    AccessOutput, Ask, DnsConfig, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start,
+};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::authority::Authority;
@@ -98,6 +100,7 @@ fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardCo
         access,
         series_expiry_ms,
         ask,
+        dns: DnsConfig::default(),
     }
 }
 

@@ -91,6 +91,7 @@ impl<S: Shards> AdminService<S> {
         let shards = node.reports(View::Connections).await;
         let parts = dump::Parts {
             config: node.config.to_json(),
+            mesh_version: node.config.mesh_version.clone(),
             snapshot: node.publisher.snapshot(),
             pods: node.pods.borrow().clone(),
             certificates: node.certificates.borrow().clone(),

@@ -5,6 +5,8 @@
 //! environment: the binary hands it in.
 
 mod cores;
+mod cpu;
+mod mode;
 mod print;
 mod proxy_config;
 pub mod raw;
@@ -20,8 +22,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use halo_core::limits::Limits;
+use halo_core::zds::WorkloadInfo;
 
 pub use cores::Cores;
+pub use cpu::CpuBudget;
+pub use mode::ProxyMode;
 pub use print::PrintFormat;
 pub use raw::{ConfigError, Files, Variables};
 
@@ -154,8 +159,14 @@ pub struct Config {
     pub crl_path: Option<PathBuf>,
     /// What the control plane is told of the node.
     pub facts: NodeFacts,
+    /// Whom the node proxy serves.
+    pub mode: ProxyMode,
     /// How many shards run.
     pub shards: ShardCount,
+    /// What the pod's resources say of its CPU.
+    pub cpu: CpuBudget,
+    /// The command line, for `config_dump`.
+    pub arguments: String,
     /// The cores that shards are pinned to, in turn; without them all cores of the process's cpuset.
     pub cores: Option<Cores>,
     /// How TLS records are handled.
@@ -207,12 +218,30 @@ pub struct Overrides {
     pub metrics: Option<SocketAddr>,
     /// `--log`.
     pub log: Option<String>,
+    /// The whole command line, for `config_dump`.
+    pub arguments: String,
 }
 
 impl Config {
     /// Reads a configuration from variables, then lets flags win.
     pub fn read(variables: &Variables, overrides: &Overrides) -> Result<Self, ConfigError> {
         resolved::resolve(variables, overrides)
+    }
+
+    /// The number of shards of a process that may use this many cores.
+    pub fn shards_on(&self, usable: usize) -> usize {
+        self.cpu.shards(self.shards, usable)
+    }
+
+    /// The node proxy's own pod, where it has been told all of it: peers read its metrics through the mesh.
+    pub fn own_workload(&self) -> Option<WorkloadInfo> {
+        let NodeFacts { pod_name, pod_namespace, service_account, .. } = &self.facts;
+        let known = [pod_name, pod_namespace, service_account].iter().all(|part| !part.is_empty());
+        (known && self.mode == ProxyMode::Shared).then(|| WorkloadInfo {
+            name: pod_name.as_str().into(),
+            namespace: pod_namespace.as_str().into(),
+            service_account: service_account.as_str().into(),
+        })
     }
 
     /// What is allowed and hardly meant, in one line each.

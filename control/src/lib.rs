@@ -31,6 +31,7 @@ pub mod shards;
 pub mod source;
 #[cfg(test)]
 mod testing;
+pub mod version;
 mod watch;
 pub mod wire;
 pub mod xds;

@@ -1,5 +1,7 @@
-//! Envoy as an HBONE peer: one process that takes tunnels on port 15008 for the applications of its pod, and opens
-//! tunnels for plain TCP ports of its own.
+//! Envoy as an HBONE peer: one process that takes tunnels on port 15008 and opens tunnels of its own. It plays a
+//! neighbour's node proxy, a waypoint or a gateway between networks, by what its doors lead to.
+
+mod listeners;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,41 +14,112 @@ use halo::lab::process::{Process, Spec, wait_for};
 use halo::lab::topology::Pod;
 use serde_json::{Value, json};
 
+use crate::certs::Root;
 use crate::rig::SOON;
-use crate::{binaries, socket};
+use crate::{Rig, binaries, socket};
+use listeners::{Files, HTTP2};
 
-const HBONE: u16 = 15008;
-const HTTP2: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Where it takes tunnels.
+pub const HBONE: u16 = 15008;
+/// The header that a waypoint adds to every answer, with the name of its pod.
+pub const VIA: &str = "x-waypoint";
 
-/// A plain port of Envoy's, and the address behind a tunnel that it stands for.
-#[derive(Debug, Clone, Copy)]
+/// A tunnel that Envoy opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// What it asks for with CONNECT.
+    pub authority: String,
+    /// Who takes tunnels there.
+    pub peer: SocketAddr,
+    /// The SPIFFE ID that the peer must prove.
+    pub identity: String,
+}
+
+impl Tunnel {
+    /// To a port of a pod.
+    pub fn to(pod: &Pod, port: u16) -> Self {
+        Self {
+            authority: SocketAddr::from((pod.address, port)).to_string(),
+            peer: (pod.address, HBONE).into(),
+            identity: spiffe_id(&pod.name),
+        }
+    }
+}
+
+/// Where bytes go on to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Onward {
+    /// To this address as they are.
+    Plain(SocketAddr),
+    /// Into a tunnel.
+    Tunnel(Tunnel),
+}
+
+/// An authority that Envoy takes CONNECT requests for.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// The authority, `host:port`.
+    pub authority: String,
+    /// Whether Envoy reads the bytes as HTTP and adds [`VIA`] to the answers.
+    pub http: bool,
+    /// Where the bytes go, by turns.
+    pub onward: Vec<Onward>,
+}
+
+/// A plain port of Envoy's that stands for what is behind a tunnel.
+#[derive(Debug, Clone)]
 pub struct Outlet {
     /// Envoy's port, in its own pod.
     pub port: u16,
-    /// The address that is asked for with CONNECT; the tunnel goes to port 15008 of its host.
-    pub target: SocketAddr,
+    /// The tunnel.
+    pub tunnel: Tunnel,
 }
 
 /// What Envoy does.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// Where it runs, and whose identity the certificate has.
+    /// Where it runs.
     pub pod: &'a Pod,
     /// Its certificate.
     pub leaf: Leaf,
-    /// Applications of its pod that it answers for.
-    pub ports: &'a [u16],
-    /// The service account that it expects behind every outlet.
-    pub peer: &'a str,
+    /// What it takes tunnels for.
+    pub doors: Vec<Door>,
     /// Its outlets.
-    pub outlets: &'a [Outlet],
+    pub outlets: Vec<Outlet>,
+}
+
+/// Starts a waypoint in a pod outside the mesh: for each authority it reads HTTP, and tunnels it to these pods' port.
+pub fn waypoint(rig: &Rig, pod: &str, fronts: &[(String, &[&str], u16)]) -> Arc<Process> {
+    let door = |(authority, pods, port): &(String, &[&str], u16)| Door {
+        authority: authority.clone(),
+        http: true,
+        onward: pods.iter().map(|pod| Onward::Tunnel(Tunnel::to(rig.pod(pod), *port))).collect(),
+    };
+    start_in(rig, pod, fronts.iter().map(door).collect())
+}
+
+/// Starts a gateway in a pod outside the mesh: what is inside its tunnels goes to the tunnel port of this pod, as it
+/// is, for a service's authority.
+pub fn gateway(rig: &Rig, pod: &str, fronts: &[(String, &str)]) -> Arc<Process> {
+    let door = |(authority, pod): &(String, &str)| Door {
+        authority: authority.clone(),
+        http: false,
+        onward: vec![Onward::Plain(rig.address(pod, HBONE))],
+    };
+    start_in(rig, pod, fronts.iter().map(door).collect())
+}
+
+fn start_in(rig: &Rig, pod: &str, doors: Vec<Door>) -> Arc<Process> {
+    let pod = rig.pod(pod);
+    let leaf = Root::of(&rig.ca()).unwrap().issue(&spiffe_id(&pod.name)).unwrap();
+    start(&rig.lab, &Plan { pod, leaf, doors, outlets: Vec::new() })
 }
 
 /// Starts Envoy and waits until it listens.
 pub fn start(lab: &Lab, plan: &Plan<'_>) -> Arc<Process> {
     let directory = plan.leaf.write(&lab.dir().join(format!("envoy-{}", plan.pod.name))).unwrap();
     let file = directory.join("envoy.json");
-    fs::write(&file, serde_json::to_string_pretty(&configuration(plan, &directory.display())).unwrap())
+    fs::write(&file, serde_json::to_string_pretty(&configuration(plan, &Files(&directory))).unwrap())
         .unwrap();
     let arguments = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"];
     let arguments = arguments.iter().map(Into::into).chain([file.into_os_string()]);
@@ -70,109 +143,68 @@ pub fn start(lab: &Lab, plan: &Plan<'_>) -> Arc<Process> {
     process
 }
 
-fn configuration(plan: &Plan<'_>, directory: &impl std::fmt::Display) -> Value {
-    let outlets = plan.outlets.iter();
-    let listeners: Vec<_> = outlets.clone().map(outlet).chain([hbone_listener(plan, directory)]).collect();
-    let clusters = plan.ports.iter().map(|&port| application(port));
-    let clusters: Vec<_> = clusters.chain(outlets.map(|o| tunnel(plan, o, directory))).collect();
-    json!({"static_resources": {"listeners": listeners, "clusters": clusters}})
-}
-
-fn socket_address(address: SocketAddr) -> Value {
-    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
-}
-
-fn endpoint(name: &str, address: SocketAddr) -> Value {
-    let endpoint = json!({"endpoint": {"address": socket_address(address)}});
-    json!({"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]})
-}
-
-/// Its own certificate, and whom it accepts.
-fn tls(directory: &impl std::fmt::Display, matcher: &Value) -> Value {
-    let file = |name: &str| json!({"filename": format!("{directory}/{name}")});
+/// The bytes of a door's streams go to the cluster `door-<n>`, by way of the listener `http-<n>` where they are HTTP.
+/// Envoy reaches its own internal listeners as clusters too: `tunnel-<n>-<m>` is the m-th tunnel of the n-th door.
+fn configuration(plan: &Plan<'_>, files: &Files<'_>) -> Value {
+    let mut listeners = vec![listeners::hbone(plan, files)];
+    let mut clusters = Vec::new();
+    for (nth, door) in plan.doors.iter().enumerate() {
+        let name = format!("door-{nth}");
+        let mut ends = Vec::new();
+        for (mth, onward) in door.onward.iter().enumerate() {
+            match onward {
+                Onward::Plain(address) => ends.push(listeners::socket_address(*address)),
+                Onward::Tunnel(tunnel) => {
+                    let name = format!("tunnel-{nth}-{mth}");
+                    ends.push(listeners::internal_address(&name));
+                    listeners.push(listeners::tunnel(&name, None, tunnel));
+                    clusters.push(peer(&name, tunnel, files));
+                }
+            }
+        }
+        clusters.push(cluster(&name, &ends));
+        if door.http {
+            let http = format!("http-{nth}");
+            listeners.push(listeners::http(&http, &name, &plan.pod.name));
+            clusters.push(cluster(&http, &[listeners::internal_address(&http)]));
+        }
+    }
+    for Outlet { port, tunnel } in &plan.outlets {
+        let name = format!("outlet-{port}");
+        listeners.push(listeners::tunnel(&name, Some(listeners::any(plan.pod, *port)), tunnel));
+        clusters.push(peer(&name, tunnel, files));
+    }
+    let internal = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
     json!({
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-        "alpn_protocols": ["h2"],
-        "tls_certificates": [{"certificate_chain": file("cert.pem"), "private_key": file("key.pem")}],
-        "validation_context": {
-            "trusted_ca": file("root.pem"),
-            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": matcher}],
-        },
+        "bootstrap_extensions": [
+            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": internal}},
+        ],
+        "static_resources": {"listeners": listeners, "clusters": clusters},
     })
 }
 
-fn hbone_listener(plan: &Plan<'_>, directory: &impl std::fmt::Display) -> Value {
-    let route = |port: u16| {
-        let connect = json!([{"upgrade_type": "CONNECT", "connect_config": {}}]);
-        json!({
-            "name": format!("to-{port}"),
-            "domains": [SocketAddr::from((plan.pod.address, port)).to_string()],
-            "routes": [{"match": {"connect_matcher": {}},
-                "route": {"cluster": format!("app-{port}"), "timeout": "0s", "upgrade_configs": connect}}],
-        })
-    };
-    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-    let manager = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "hbone",
-        "codec_type": "HTTP2",
-        "stream_idle_timeout": "0s",
-        "http2_protocol_options": {"allow_connect": true},
-        "upgrade_configs": [{"upgrade_type": "CONNECT"}],
-        "route_config": {"virtual_hosts": plan.ports.iter().map(|&p| route(p)).collect::<Vec<_>>()},
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": router}}],
-    });
-    let context = json!({
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        "require_client_certificate": true,
-        "common_tls_context": tls(directory, &json!({"prefix": "spiffe://cluster.local/"})),
-    });
-    json!({
-        "name": "hbone",
-        "address": socket_address(([0, 0, 0, 0], HBONE).into()),
-        "filter_chains": [{
-            "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
-            "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}],
-        }],
-    })
-}
-
-fn application(port: u16) -> Value {
-    let name = format!("app-{port}");
-    let here = SocketAddr::from(([127, 0, 0, 1], port));
-    json!({"name": name, "type": "STATIC", "connect_timeout": "5s", "load_assignment": endpoint(&name, here)})
-}
-
-fn outlet(outlet: &Outlet) -> Value {
-    let proxy = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-        "stat_prefix": "outlet",
-        "cluster": format!("tunnel-{}", outlet.port),
-        "tunneling_config": {"hostname": outlet.target.to_string()},
-    });
-    json!({
-        "name": format!("outlet-{}", outlet.port),
-        "address": socket_address(([0, 0, 0, 0], outlet.port).into()),
-        "filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}],
-    })
-}
-
-fn tunnel(plan: &Plan<'_>, outlet: &Outlet, directory: &impl std::fmt::Display) -> Value {
-    let name = format!("tunnel-{}", outlet.port);
-    let peer = SocketAddr::from((outlet.target.ip(), HBONE));
-    let context = json!({
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        "common_tls_context": tls(directory, &json!({"exact": spiffe_id(plan.peer)})),
-    });
+fn cluster(name: &str, addresses: &[Value]) -> Value {
+    let end = |address: &Value| json!({"endpoint": {"address": address}});
+    let ends: Vec<_> = addresses.iter().map(end).collect();
     json!({
         "name": name,
         "type": "STATIC",
         "connect_timeout": "5s",
-        "load_assignment": endpoint(&name, peer),
-        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
-        "typed_extension_protocol_options": {
-            HTTP2: {"@type": format!("type.googleapis.com/{HTTP2}"),
-                "explicit_http_config": {"http2_protocol_options": {}}},
-        },
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": ends}]},
     })
+}
+
+/// Who takes the tunnel of the listener of this name.
+fn peer(name: &str, tunnel: &Tunnel, files: &Files<'_>) -> Value {
+    let context = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": files.tls(&json!({"exact": tunnel.identity})),
+    });
+    let mut cluster = cluster(&format!("{name}-peer"), &[listeners::socket_address(tunnel.peer)]);
+    cluster["transport_socket"] = json!({"name": "envoy.transport_sockets.tls", "typed_config": context});
+    cluster["typed_extension_protocol_options"] = json!({
+        HTTP2: {"@type": format!("type.googleapis.com/{HTTP2}"),
+            "explicit_http_config": {"http2_protocol_options": {}}},
+    });
+    cluster
 }

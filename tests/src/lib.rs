@@ -10,12 +10,14 @@ pub mod certs;
 pub mod envoy;
 pub mod exchange;
 pub mod hbone;
+pub mod observe;
 pub mod pair;
 pub mod pattern;
 pub mod random;
 pub mod requests;
 pub mod rig;
 pub mod socket;
+pub mod talk;
 pub mod traffic;
 pub mod zds;
 

@@ -4,9 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::thread;
 
-use halo::lab::http::Connection;
+use halo::lab::http::{Connection, Message};
 use halo::lab::netns::Netns;
+use halo::lab::process::wait_for;
 
+use crate::rig::SOON;
 use crate::socket::PATIENCE;
 
 /// Sends `count` requests over `connections` connections to the lab's HTTP server `name`; panics unless every answer
@@ -39,10 +41,23 @@ fn drive(netns: &Netns, target: SocketAddr, name: &str, (nth, count): (usize, us
 
 /// One request on a connection of its own: the answer's body.
 pub fn one(netns: &Netns, target: SocketAddr) -> io::Result<String> {
+    answer(netns, target).map(|answer| answer.text())
+}
+
+/// One request on a connection of its own: the answer, which says 200.
+pub fn answer(netns: &Netns, target: SocketAddr) -> io::Result<Message> {
     let ask = || Connection::open(target, PATIENCE)?.request("GET", "/", &[]);
     let answer = netns.within(ask).map_err(io::Error::other)??;
     match answer.status() {
-        Some(200) => Ok(answer.text()),
+        Some(200) => Ok(answer),
         _ => Err(io::Error::other(answer.start)),
     }
+}
+
+/// As [`answer`], again and again until there is one.
+pub fn await_answer(netns: &Netns, target: SocketAddr) -> Message {
+    wait_for(&format!("{target} answering {}", netns.name()), SOON, || {
+        answer(netns, target).map_err(|error| error.to_string())
+    })
+    .unwrap()
 }

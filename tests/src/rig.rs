@@ -1,6 +1,6 @@
 //! A lab with the real thing in it: nodes, pods, one proxy process a node, the mesh file and the agents.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use halo::lab::mesh::{Mesh, Service, TRUST_DOMAIN};
 use halo::lab::netns::Netns;
 use halo::lab::node::{NodeOptions, NodeProxy};
 use halo::lab::process::wait_for;
-use halo::lab::topology::{NodePlan, Pod, Topology};
+use halo::lab::topology::{Families, NodePlan, Pod, Topology};
 use halo_control::redirect::Options;
 
 use crate::binaries;
@@ -35,6 +35,8 @@ pub struct Rig {
     pub options: NodeOptions,
     /// The control plane, where the proxies have one.
     pub controller: Option<Controller>,
+    /// Whether the DNS of enrolled pods is captured.
+    pub dns: bool,
     /// The lab.
     pub lab: Lab,
 }
@@ -42,21 +44,31 @@ pub struct Rig {
 impl Rig {
     /// Builds nodes and pods, without proxies.
     pub fn build(plan: &[NodePlan], options: NodeOptions) -> Self {
+        Self::build_with(plan, options, Families::available())
+    }
+
+    /// As [`Rig::build`], with these IP families.
+    pub fn build_with(plan: &[NodePlan], options: NodeOptions, families: Families) -> Self {
         let lab = Lab::new(binaries::halo()).unwrap_or_else(|error| panic!("{error} (run as root)"));
-        let topology = Topology::build(&lab, plan).unwrap();
+        let topology = Topology::build_with(&lab, plan, families).unwrap();
         let mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
         certs::make_root(&lab.dir().join("ca"), TRUST_DOMAIN).unwrap();
-        Self { proxies: Vec::new(), mesh, topology, options, controller: None, lab }
+        Self { proxies: Vec::new(), mesh, topology, options, controller: None, dns: false, lab }
     }
 
     /// As [`Rig::web_and_shop`], with proxies that take mesh and certificates from a controller.
     pub fn with_controller(options: NodeOptions) -> Self {
         let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop"])];
         let mut rig = Self::build(&plan, options);
-        rig.start_controller();
-        rig.start();
-        rig.enrol(&["web", "shop"]);
+        rig.start_with(&["web", "shop"]);
         rig
+    }
+
+    /// Starts a controller and the proxies, and enrols these pods.
+    pub fn start_with(&mut self, pods: &[&str]) {
+        self.start_controller();
+        self.start();
+        self.enrol(pods);
     }
 
     /// Gives out the mesh and starts a controller that follows it; proxies that are started later use it.
@@ -102,7 +114,8 @@ impl Rig {
     pub fn enrol(&mut self, pods: &[&str]) {
         for name in pods {
             let pod = self.topology.pod(name).unwrap();
-            self.proxies[pod.node].agent.enrol(pod, &Options::default()).unwrap();
+            let redirect = Options { dns: self.dns, ..pod.redirect() };
+            self.proxies[pod.node].agent.enrol(pod, &redirect).unwrap();
             self.mesh.enrolled.insert((*name).to_owned());
         }
         for proxy in &self.proxies {
@@ -110,6 +123,18 @@ impl Rig {
         }
         self.mesh.publish().unwrap();
         self.await_adopted();
+    }
+
+    /// Gives out the mesh and waits until every proxy has it: it is one more snapshot at each of them.
+    pub fn publish(&mut self) {
+        let adopted = |rig: &Self| -> Vec<u64> {
+            (0..rig.proxies.len()).map(|node| rig.counter(node, "snapshots")).collect()
+        };
+        let before = adopted(self);
+        self.mesh.publish().unwrap();
+        for (node, before) in before.into_iter().enumerate() {
+            self.await_counted(node, "snapshots", before);
+        }
     }
 
     /// Waits until every proxy knows which pods take tunnels.
@@ -120,7 +145,7 @@ impl Rig {
                 let dump = proxy.dump().map_err(|error| error.to_string())?;
                 let workloads = dump.all["workloads"].as_array().cloned().unwrap_or_default();
                 let tunnels = workloads.iter().filter(|workload| workload["protocol"] == "HBONE").count();
-                let expected = self.mesh.enrolled.len();
+                let expected = self.mesh.tunnelled();
                 if tunnels == expected { Ok(()) } else { Err(format!("{tunnels} of {expected}")) }
             })
             .unwrap();
@@ -129,11 +154,10 @@ impl Rig {
 
     /// A service in front of a pod, at 10.96.0.`nth`:80. A backend that is no pod gives a service without endpoints.
     pub fn service(&mut self, nth: u8, backend: &str, target_port: u16) -> SocketAddr {
-        let address: SocketAddrV4 = format!("10.96.0.{nth}:80").parse().unwrap();
-        let (name, backend) = (format!("service-{nth}"), backend.to_owned());
-        self.mesh.services.push(Service { name, address, backend, target_port });
+        let address = SocketAddr::from(([10, 96, 0, nth], 80));
+        self.mesh.services.push(Service::new(&format!("service-{nth}"), address, backend, target_port));
         self.mesh.publish().unwrap();
-        address.into()
+        address
     }
 
     /// A pod.

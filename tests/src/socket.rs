@@ -1,10 +1,11 @@
 //! TCP sockets in namespaces, with deadlines on everything.
 
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use halo::lab::netns::Netns;
+use halo_core::net::canonical;
 use socket2::{SockRef, Socket};
 
 /// A connect, a read or a write that takes longer has failed.
@@ -12,7 +13,11 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Listens on every address of the namespace. Accepting gives up after [`PATIENCE`].
 pub fn listen(netns: &Netns, port: u16) -> TcpListener {
-    let listener = netns.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
+    let bind = || {
+        TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+    };
+    let listener = netns.within(bind).unwrap();
     let listener = listener.unwrap_or_else(|error| panic!("listen on {port} in {}: {error}", netns.name()));
     // Linux applies the receive timeout of a listening socket to accept.
     SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
@@ -27,7 +32,14 @@ pub fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// Accepts one connection.
 pub fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
-    patient(listener.accept()?.0)
+    accept_from(listener).map(|(stream, _)| stream)
+}
+
+/// Accepts one connection, and tells who the client is.
+pub fn accept_from(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, client) = listener.accept()?;
+    // A listener for both families shows IPv4 clients as mapped addresses.
+    Ok((patient(stream)?, canonical(client)))
 }
 
 fn patient(stream: TcpStream) -> io::Result<TcpStream> {

@@ -8,7 +8,7 @@ use halo::lab::mesh::spiffe_id;
 use halo::lab::node::NodeOptions;
 use halo::lab::topology::NodePlan;
 use halo_tests::certs::Root;
-use halo_tests::envoy::{self, Outlet, Plan};
+use halo_tests::envoy::{self, Door, Onward, Outlet, Plan, Tunnel};
 use halo_tests::exchange::{self, Order, Script};
 use halo_tests::{Rig, requests, socket};
 
@@ -45,8 +45,16 @@ struct Stage {
 fn start_envoy(rig: &Rig, pod: &str, target: &str) {
     let pod = rig.pod(pod);
     let leaf = Root::of(&rig.ca()).unwrap().issue(&spiffe_id(&pod.name)).unwrap();
-    let outlets = OUTLETS.map(|(port, port_there)| Outlet { port, target: rig.address(target, port_there) });
-    envoy::start(&rig.lab, &Plan { pod, leaf, ports: &[HTTP, BULK], peer: target, outlets: &outlets });
+    let outlets = OUTLETS.map(|(port, port_there)| {
+        let tunnel = Tunnel::to(rig.pod(target), port_there);
+        Outlet { port, tunnel }
+    });
+    let doors = [HTTP, BULK].map(|port| Door {
+        authority: rig.address(&pod.name, port).to_string(),
+        http: false,
+        onward: vec![Onward::Plain(([127, 0, 0, 1], port).into())],
+    });
+    envoy::start(&rig.lab, &Plan { pod, leaf, doors: doors.into(), outlets: outlets.into() });
 }
 
 fn stage(options: NodeOptions) -> Stage {

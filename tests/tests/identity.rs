@@ -181,6 +181,7 @@ fn outside(rig: &Rig) -> halo::lab::topology::Pod {
         name: "outside".into(),
         netns: node.netns.clone(),
         address: node.address,
+        addresses: node.addresses,
         ..rig.pod("peer").clone()
     }
 }

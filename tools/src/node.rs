@@ -15,6 +15,7 @@ use halo_control::log::Log;
 use halo_control::node::NodeError;
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
+use halo_control::version::Version;
 use halo_core::report::{ShardReport, View};
 use halo_core::snapshot::Snapshot;
 use halo_shard::tls::RecordsKind;
@@ -107,6 +108,8 @@ pub fn main(options: Options) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(&error),
     };
+    tracing::info!("version: {}", Version { mesh: &config.mesh_version });
+    tracing::info!("running with config: {}", config.print(PrintFormat::Yaml));
     match run(config, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -141,6 +144,7 @@ impl From<Options> for Overrides {
             readiness: options.readiness,
             metrics: options.metrics,
             log: options.log,
+            arguments: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         }
     }
 }
@@ -256,7 +260,7 @@ impl Handles {
     /// of connections in `log`.
     fn start(config: &Config, cores: &[usize], (asked, log): (Asked, &Log)) -> Result<Self, Error> {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
-        let count = config.shards.on(cores.len().max(1));
+        let count = config.shards_on(cores.len());
         let access = AccessOutput { level: log.control().access(), sink: Arc::new(log.access_lines()) };
         let mut mailboxes = Vec::with_capacity(count);
         for index in 0..count {

@@ -64,7 +64,7 @@ impl Rig {
 
     /// A call over IPv6; its body when it was answered.
     fn call(&self, client: &str, server: &Pod) -> Result<String, String> {
-        let ask = Ask::new((server.address_v6.unwrap(), PORT)).marker(MARKER);
+        let ask = Ask::new((server.addresses.v6.unwrap(), PORT)).marker(MARKER);
         match self.client(client).get(&ask).unwrap() {
             Outcome::Answer { status: 200, body, .. } => Ok(body),
             other => Err(format!("{other:?}")),
@@ -77,7 +77,7 @@ impl Rig {
 
     /// What crosses the link while `client` calls `server`, which must see the client's own address.
     fn crossing(&self, client: &str, server: &Pod) -> Seen {
-        let source = IpAddr::from(self.topology.pod(client).unwrap().address_v6.unwrap());
+        let source = IpAddr::from(self.topology.pod(client).unwrap().addresses.v6.unwrap());
         let capture = Capture::start(&self.topology.nodes[0].netns, LINK, MARKER).unwrap();
         let body = self.call(client, server).unwrap();
         let seen = capture.finish().unwrap();
@@ -97,7 +97,7 @@ fn outside(topology: &Topology) -> Pod {
         node: 1,
         netns: node.netns.clone(),
         address: node.address,
-        address_v6: node.address_v6,
+        addresses: node.addresses,
     }
 }
 
@@ -108,9 +108,9 @@ fn tunnelled(rig: &Rig) {
     assert!(seen.tls13_handshakes > 0 && seen.older_handshakes == 0 && seen.data_records > 0, "{seen:?}");
 
     let (shop, client) = (rig.shop(), rig.client("web"));
-    let ask = Ask::new((shop.address_v6.unwrap(), PORT));
+    let ask = Ask::new((shop.addresses.v6.unwrap(), PORT));
     assert!(matches!(client.open("shown", &ask).unwrap(), Outcome::Answer { status: 200, .. }));
-    let source = rig.topology.pod("web").unwrap().address_v6.unwrap();
+    let source = rig.topology.pod("web").unwrap().addresses.v6.unwrap();
     rig.proxies[1]
         .wait_dump("showing the call", LIMIT, |dump| {
             let call = dump.connections.iter().find(|call| call.pod == shop.uid);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,16 +11,17 @@ use halo::lab::agent::Agent;
 use halo::lab::capture::Capture;
 use halo::lab::client::{Client, Server};
 use halo::lab::load::LoadPlan;
-use halo::lab::mesh::{Action, Mesh, Policy, Service, spiffe_id};
+use halo::lab::mesh::{Action, Mesh, Policy, Scope, Service, fields, spiffe_id};
 use halo::lab::node::{NodeOptions, NodeProxy};
 use halo::lab::pod::{Ask, Outcome};
 use halo::lab::process::Spec;
 use halo::lab::run::ProcessId;
-use halo::lab::topology::{LINK, NodePlan, Topology};
+use halo::lab::topology::{Families, LINK, NodePlan, Topology};
 use halo::lab::{Cleaned, Lab};
 use halo_control::local::{Defaults, LocalState};
 use halo_control::redirect::Options;
 use halo_core::workload::Protocol;
+use serde_json::json;
 
 fn lab() -> Lab {
     Lab::new(env!("CARGO_BIN_EXE_halo").into()).expect("this test needs root")
@@ -53,7 +54,7 @@ fn plaintext_crosses_the_link_and_the_capture_finds_its_marker() {
         [Server::http(&lab, shop, 8080).unwrap(), Server::greeter(&lab, greeter, 9000, "hello").unwrap()];
     let client = Client::start(&lab, web, "client").unwrap();
     let vip: SocketAddrV4 = "10.96.0.80:80".parse().unwrap();
-    topology.service(vip, SocketAddrV4::new(shop.address, 8080)).unwrap();
+    topology.service(vip.into(), (shop.address, 8080).into()).unwrap();
     let capture = Capture::start(&topology.nodes[0].netns, LINK, "marker-7f3a").unwrap();
 
     let direct = SocketAddr::from((shop.address, 8080));
@@ -173,12 +174,7 @@ fn mesh_file_is_replaced_whole_and_says_who_is_enrolled() {
     let lab = lab();
     let topology = Topology::build(&lab, &plan()).unwrap();
     let mut mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
-    mesh.services.push(Service {
-        name: "shop".into(),
-        address: "10.96.0.80:80".parse().unwrap(),
-        backend: "shop".into(),
-        target_port: 8080,
-    });
+    mesh.services.push(Service::new("shop", ([10, 96, 0, 80], 80), "shop", 8080));
     mesh.publish().unwrap();
     let text = fs::read_to_string(mesh.path()).unwrap();
     assert!(text.contains("protocol: TCP") && !text.contains("HBONE"), "{text}");
@@ -193,6 +189,70 @@ fn mesh_file_is_replaced_whole_and_says_who_is_enrolled() {
     let text = fs::read_to_string(mesh.path()).unwrap();
     assert_eq!(text, include_str!("golden/mesh.yaml"));
     assert_eq!(spiffe_id("web"), "spiffe://cluster.local/ns/demo/sa/web");
+}
+
+#[test]
+fn fields_of_the_mesh_file_are_those_that_a_node_proxy_reads() {
+    let lab = lab();
+    let topology = Topology::build(&lab, &plan()).unwrap();
+    let mut mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
+    let service = Service::new("shop", ([10, 96, 0, 80], 80), "shop", 8080).backends(&["shop", "greeter"]);
+    let service = service
+        .vip(Ipv6Addr::LOCALHOST)
+        .with(fields::weighted_waypoints(&[("/10.2.0.11", 15008, 3), ("demo/way.demo", 15008, 1)]))
+        .with(fields::load_balancer("Failover", &["Region", "Zone"]))
+        .with(fields::subject_alt_names(&[spiffe_id("shop")]))
+        .with(fields::text("ipFamilies", "Dual"));
+    mesh.services = vec![service, Service::headless("bare", (80, 8080), &["shop"])];
+    for field in [
+        fields::waypoint("demo/way.demo.svc.cluster.local", 15008),
+        fields::network_gateway("far/10.2.0.12", 15008),
+        fields::application_tunnel("PROXY", Some(15088)),
+        fields::locality("r", "z", "s"),
+        fields::text("network", "far"),
+    ] {
+        mesh.set("shop", field);
+    }
+    mesh.extra.policies.push(Policy::document(
+        "all",
+        Scope::Global,
+        Action::Deny,
+        &json!({"notNamespaces": []}),
+    ));
+    let state = LocalState::parse(
+        &mesh.text().unwrap(),
+        &Defaults { trust_domain: "unused".into(), cluster: "unused".into() },
+    )
+    .unwrap();
+    let shop = &state.workloads["Kubernetes//Pod/demo/shop"];
+    assert_eq!((shop.services.len(), &*shop.network, shop.locality.zone.as_ref()), (2, "far", "z"));
+    assert!(shop.waypoint.is_some() && shop.network_gateway.is_some());
+    assert_eq!(shop.application_tunnel.unwrap().port, Some(15088));
+    let service = state.services.values().find(|service| &*service.name == "shop").unwrap();
+    assert_eq!((service.vips.len(), service.weighted_waypoints.len()), (2, 2));
+    assert_eq!((state.services.len(), state.policies.len()), (2, 1));
+}
+
+#[test]
+fn topology_has_the_families_that_were_asked_for() {
+    for (families, v4, v6) in
+        [(Families::V4, true, false), (Families::V6, false, true), (Families::Dual, true, true)]
+    {
+        let lab = lab();
+        let topology = Topology::build_with(&lab, &plan(), families).unwrap();
+        let (web, shop) = (topology.pod("web").unwrap(), topology.pod("shop").unwrap());
+        assert_eq!((shop.addresses.v4.is_some(), shop.addresses.v6.is_some()), (v4, v6));
+        let _server = Server::http(&lab, shop, 8080).unwrap();
+        let client = Client::start(&lab, web, "client").unwrap();
+        for address in shop.addresses.iter() {
+            body(&client.get(&Ask::new((address, 8080))).unwrap());
+        }
+        topology.hide(shop).unwrap();
+        for address in shop.addresses.iter() {
+            let outcome = client.get(&Ask::new((address, 8080))).unwrap();
+            assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+        }
+    }
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Stage {
             name: pod.name.clone(),
             namespace: NAMESPACE.into(),
             node: self.topology.nodes[pod.node].name.clone(),
-            addresses: pod.addresses().collect(),
+            addresses: pod.addresses.iter().collect(),
         };
         self.topology.pods.iter().map(resident).collect()
     }

@@ -1,7 +1,7 @@
 //! Every subject carries bytes and requests between two nodes, in the way it claims to, and leaves nothing behind.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -123,7 +123,7 @@ fn serve<T: Send + 'static>(
     thread::spawn(move || work(patient(listener.accept().unwrap().0)))
 }
 
-fn connect(netns: &Netns, to: (Ipv4Addr, u16)) -> TcpStream {
+fn connect(netns: &Netns, to: (IpAddr, u16)) -> TcpStream {
     patient(netns.within(|| TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)).unwrap().unwrap())
 }
 

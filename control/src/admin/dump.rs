@@ -24,12 +24,15 @@ use crate::certs::keeper::State;
 use crate::pods::{PodView, Pods};
 use crate::readiness::Part;
 use crate::source::SourceStatus;
+use crate::version::Version;
 use crate::xds::XdsStatus;
 
 /// What a dump is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) config: Value,
+    /// Version of the mesh.
+    pub(crate) mesh_version: String,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) pods: Pods,
     pub(crate) certificates: CertificateView,
@@ -56,23 +59,10 @@ fn value(parts: &Parts) -> Value {
         "services": mesh::services(snapshot),
         "stagedServices": mesh::staged_services(snapshot),
         "staticConfig": { "workloads": [], "services": [], "policies": [] },
-        "version": version(),
+        "version": Version { mesh: &parts.mesh_version }.to_json(),
         "workloads": mesh::workloads(snapshot),
         "workloadState": workload_state(parts),
         "halo": halo(parts),
-    })
-}
-
-/// What this program is.
-pub(crate) fn version() -> Value {
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "gitRevision": option_env!("HALO_GIT_REVISION").unwrap_or("unknown"),
-        "rustVersion": option_env!("HALO_RUST_VERSION").unwrap_or(env!("CARGO_PKG_RUST_VERSION")),
-        "buildProfile": if cfg!(debug_assertions) { "debug" } else { "release" },
-        "buildStatus": option_env!("HALO_BUILD_STATUS").unwrap_or("unknown"),
-        "istioVersion": "unknown",
-        "cryptoProvider": "tls-aws-lc",
     })
 }
 

@@ -17,6 +17,7 @@ fn the_mesh_is_dumped_in_the_stock_shape() {
     }
     let parts = Parts {
         config: json!({}),
+        mesh_version: "1.28.0".into(),
         snapshot: snapshot.into(),
         pods: Default::default(),
         certificates: Vec::new(),

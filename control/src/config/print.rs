@@ -2,7 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{CaSource, Config, LocalSource, LogFormat, NodeFacts, RecordsMode, RingMode, ShardCount};
+use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
+use halo_core::zds::WorkloadInfo;
+
+use super::{
+    CaSource, Config, LocalSource, LogFormat, NodeFacts, ProxyMode, RecordsMode, RingMode, ShardCount,
+};
 use crate::grpc::{Roots, UpstreamConfig};
 
 /// The form of a printed configuration.
@@ -29,7 +34,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         LocalSource::File(path) => json!({ "path": path }),
         LocalSource::Inline(text) => json!({ "inlineBytes": text.len() }),
     });
-    json!({
+    let mut all = json!({
         "localNode": config.node,
         "network": config.network,
         "clusterId": config.cluster,
@@ -69,7 +74,67 @@ pub(super) fn to_json(config: &Config) -> Value {
             LogFormat::Json => "json",
         },
         "limits": limits(config),
+    });
+    if let (Some(all), Value::Object(stock)) = (all.as_object_mut(), stock(config)) {
+        all.extend(stock);
+    }
+    all
+}
+
+/// What the stock node proxy has under names of its own, so that whoever looks for them finds them.
+fn stock(config: &Config) -> Value {
+    let limits = &config.limits;
+    let wildcard = config.readiness.ip();
+    let on = |port| std::net::SocketAddr::new(wildcard, port);
+    let ca = match &config.ca {
+        CaSource::Remote(ca) => Some(ca),
+        CaSource::Memory | CaSource::Directory(_) => None,
+    };
+    let dedicated = match &config.mode {
+        ProxyMode::Dedicated(workload) => Some(workload),
+        ProxyMode::Shared => None,
+    };
+    let own = config.own_workload();
+    let own_identity = own.as_ref().map(|own| {
+        format!("spiffe://{}/ns/{}/sa/{}", config.trust_domain, own.namespace, own.service_account)
+    });
+    json!({
+        "proxy": true,
+        "proxyMode": if dedicated.is_some() { "Dedicated" } else { "Shared" },
+        "proxyWorkloadInformation": dedicated.map(workload),
+        "proxyArgs": config.arguments,
+        "proxyMetadata": config.facts.metadata,
+        "ztunnelIdentity": own_identity,
+        "ztunnelWorkload": own.as_ref().map(workload),
+        "fakeCa": false,
+        "xdsAddress": config.xds.as_ref().map(|xds| &xds.address),
+        "altXdsHostname": config.xds.as_ref().and_then(|xds| xds.alt_hostname.as_ref()),
+        "caAddress": ca.map(|ca| &ca.address),
+        "altCaHostname": ca.and_then(|ca| ca.alt_hostname.as_ref()),
+        "windowSize": limits.stream_window_max,
+        "connectionWindowSize": limits.connection_window,
+        "frameSize": limits.frame_size_max,
+        "poolMaxStreamsPerConn": limits.streams_per_tunnel_max,
+        "poolUnusedReleaseTimeout": milliseconds(limits.tunnel_idle_ms_max),
+        "selfTerminationDeadline": milliseconds(limits.drain_ms_max),
+        "packetMark": (limits.packet_mark != 0).then_some(limits.packet_mark),
+        "outboundAddr": on(OUTBOUND_PORT),
+        "inboundPlaintextAddr": on(INBOUND_PLAINTEXT_PORT),
+        "inboundAddr": on(HBONE_PORT),
+        "illegalPorts": [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, HBONE_PORT],
     })
+}
+
+fn workload(info: &WorkloadInfo) -> Value {
+    json!({
+        "name": *info.name,
+        "namespace": *info.namespace,
+        "serviceAccount": *info.service_account,
+    })
+}
+
+fn milliseconds(milliseconds: u64) -> String {
+    seconds(milliseconds as f64 / 1000.0)
 }
 
 fn upstream(upstream: &UpstreamConfig) -> Value {

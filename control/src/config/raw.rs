@@ -112,16 +112,16 @@ pub(super) fn mark(text: &str) -> Result<u32, Reason> {
     parsed.map_err(|_| "expected a 32-bit number, decimal or 0x and hexadecimal".to_owned())
 }
 
-/// One or more of a number with its unit, `1h30m`, `5m`, `10s`, `250ms`; a bare `0` too.
+/// One or more of a number with its unit, `1h30m`, `5m`, `10s`, `250ms`; or a number alone, of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, Reason> {
     duration_ms(text)
         .map(Duration::from_millis)
-        .ok_or_else(|| "expected a duration such as 10s, 5m, 1h30m or 250ms".to_owned())
+        .ok_or_else(|| "expected a duration such as 10s, 5m, 1h30m, 250ms, or 30 for seconds".to_owned())
 }
 
 fn duration_ms(text: &str) -> Option<u64> {
-    if text == "0" {
-        return Some(0);
+    if let Ok(seconds) = text.parse::<u64>() {
+        return seconds.checked_mul(1_000);
     }
     let mut total: u64 = 0;
     let mut rest = text;

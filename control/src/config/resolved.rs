@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use halo_core::limits::Limits;
+use halo_core::zds::WorkloadInfo;
 
+use super::cpu::{quantity, whole};
+use super::mode::{self, Kind};
 use super::proxy_config::ProxyConfig;
 use super::raw::{
     ConfigError, Files, MESH_CONFIG, Reason, Variables, boolean, duration, duration_some, mark, milliseconds,
@@ -16,7 +19,8 @@ use super::raw::{
 };
 use super::upstream::{self, UpstreamDraft, header, hostname, json, roots, token};
 use super::{
-    CaSource, Config, Cores, LocalSource, LogFormat, NodeFacts, Overrides, RecordsMode, RingMode, ShardCount,
+    CaSource, Config, Cores, CpuBudget, LocalSource, LogFormat, NodeFacts, Overrides, ProxyMode, RecordsMode,
+    RingMode, ShardCount,
 };
 use crate::grpc::Token;
 
@@ -45,6 +49,9 @@ pub(super) struct Draft {
     pub(super) client_key: Option<PathBuf>,
     pub(super) kubernetes: bool,
     proxy: ProxyConfig,
+    mode: Kind,
+    workload: Option<WorkloadInfo>,
+    packet_mark: Option<u32>,
     shards: Option<ShardCount>,
     local_path: Option<PathBuf>,
     local_inline: Option<String>,
@@ -83,6 +90,12 @@ macro_rules! variables {
 
 variables! {
     "NODE_NAME", "empty", "name of this node", |draft, text| draft.config.node = text.into();
+    "PROXY_MODE", "shared", "whom this proxy serves: shared (the pods that the CNI agent names) or dedicated (one workload)",
+        |draft, text| draft.mode = mode::kind(text)?;
+    "PROXY_WORKLOAD_INFO", "none", "the workload of PROXY_MODE=dedicated: namespace/name/serviceaccount",
+        |draft, text| draft.workload = Some(mode::workload(text)?);
+    "ENABLE_PROXY", "true", "taken for the stock node proxy's sake; only true", |_draft, text| mode::proxy(text)?;
+    "INPOD_ENABLED", "none", "taken for the stock manifest's sake, and without meaning", |_draft, _text| ();
     "NETWORK", "empty", "network of this node's pods", |draft, text| draft.config.network = text.into();
     "CLUSTER_ID", "Kubernetes", "name of this cluster", |draft, text| draft.config.cluster = text.into();
     "ISTIO_META_CLUSTER_ID", "CLUSTER_ID", "name of this cluster; wins over CLUSTER_ID",
@@ -103,6 +116,7 @@ variables! {
         |draft, text| draft.config.secret_ttl = life(text)?;
     "HALO_CA_DIR", "none: a root in memory", "directory with the embedded authority's root, shared by the nodes",
         |draft, text| draft.ca_dir = Some(text.into());
+    "FAKE_CA", "false", "taken for the stock node proxy's sake; only false", |_draft, text| mode::fake_ca(text)?;
     "XDS_ADDRESS", "discoveryAddress of PROXY_CONFIG; else istiod, in Kubernetes; none with a local source",
         "control plane: https://host:port; set to nothing: none", |draft, text| draft.xds.at(text)?;
     "CA_ADDRESS", "like XDS_ADDRESS; none with HALO_CA_DIR",
@@ -147,6 +161,12 @@ variables! {
         |draft, text, name| drop(draft.config.facts.json.insert(name.into(), json(text)?));
     "ZTUNNEL_WORKER_THREADS", "concurrency of PROXY_CONFIG; else a quarter of the cores",
         "shards: N, P%, or 0 for every core", |draft, text| draft.shards = Some(shard_count(text)?);
+    "ZTUNNEL_CPU_LIMIT", "the process's cores", "cores to reckon with for a share of them",
+        |draft, text| draft.config.cpu.assumed = Some(whole(text)?);
+    "ZTUNNEL_RESOURCE_CPU_LIMIT", "none", "the pod's CPU limit: without ZTUNNEL_WORKER_THREADS a shard for each core of it",
+        |draft, text| draft.config.cpu.limit = Some(quantity(text)?);
+    "ZTUNNEL_RESOURCE_CPU_REQUEST", "none", "the pod's CPU request: without ZTUNNEL_WORKER_THREADS at least as many shards",
+        |draft, text| draft.config.cpu.request = Some(quantity(text)?);
     "HALO_CORES", "all of the process's cpuset", "cores that shards are pinned to, in turn: a list such as 0-3,6",
         |draft, text| draft.config.cores = Some(Cores::parse(text)?);
     "HALO_RECORDS", "sealed", "who seals TLS records: sealed (Halo) or rustls",
@@ -165,13 +185,15 @@ variables! {
     "CONNECTION_TERMINATION_DEADLINE", "from TERMINATION_GRACE_PERIOD_SECONDS", "how long connections may run on at shutdown",
         |draft, text| draft.drain = Some(duration(text)?);
     "TERMINATION_GRACE_PERIOD_SECONDS", "none: 5 s to drain", "the pod's grace period; drain ends a little earlier",
-        |draft, text| draft.grace = Some(grace(text)?);
-    "PACKET_MARK", "1337", "mark on packets from pods' network namespaces",
-        |draft, text| draft.config.limits.packet_mark = mark(text)?;
+        |draft, text| draft.grace = Some(duration(text)?);
+    "PACKET_MARK", "1337; none with PROXY_MODE=dedicated", "mark on packets from pods' network namespaces; 0 for none",
+        |draft, text| draft.packet_mark = Some(mark(text)?);
     "IPV6_ENABLED", "true", "listen on IPv6 too", |draft, text| draft.config.ipv6 = boolean(text)?;
     "HALO_ADMIN_ADDR", "127.0.0.1:15000", "admin server", |draft, text| draft.admin = Some(address(text)?);
     "HALO_READINESS_ADDR", "[::]:15021", "readiness server", |draft, text| draft.readiness = Some(address(text)?);
     "HALO_METRICS_ADDR", "[::]:15020", "metrics server", |draft, text| draft.metrics = Some(address(text)?);
+    "AUTHZ_POLICY_INFO_LOGGING", "none", "taken for the stock node proxy's sake: refusals by policy are always logged",
+        |_draft, _text| ();
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
     "HALO_METRICS_EXPIRY", "5m", "how long metrics of workloads that are gone are shown after their last use",
         |draft, text| draft.config.metrics_expiry = duration_some(text)?;
@@ -204,14 +226,6 @@ fn life(text: &str) -> Result<Duration, Reason> {
     }
 }
 
-/// Whole seconds, as Kubernetes writes them, or a duration.
-fn grace(text: &str) -> Result<Duration, Reason> {
-    match text.parse() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => duration(text),
-    }
-}
-
 impl Default for Draft {
     fn default() -> Self {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
@@ -238,7 +252,10 @@ impl Default for Draft {
                 metadata: BTreeMap::new(),
                 json: BTreeMap::new(),
             },
+            mode: ProxyMode::Shared,
             shards: ShardCount::Auto,
+            cpu: CpuBudget::default(),
+            arguments: String::new(),
             cores: None,
             records: RecordsMode::Sealed,
             ring: RingMode::Auto,
@@ -261,6 +278,9 @@ impl Default for Draft {
             client_key: None,
             kubernetes: false,
             proxy: ProxyConfig::default(),
+            mode: Kind::Shared,
+            workload: None,
+            packet_mark: None,
             shards: None,
             local_path: None,
             local_inline: None,
@@ -362,6 +382,7 @@ fn override_with(draft: &mut Draft, flags: &Overrides) -> Result<(), ConfigError
         draft.local_path.clone_from(&flags.local);
         draft.local_inline = None;
     }
+    config.arguments.clone_from(&flags.arguments);
     draft.admin = flags.admin.or(draft.admin);
     draft.readiness = flags.readiness.or(draft.readiness);
     draft.metrics = flags.metrics.or(draft.metrics);
@@ -379,6 +400,10 @@ fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
     };
     upstream::settle(&mut draft, files)?;
     let mut config = draft.config;
+    config.mode = mode::settle(draft.mode, draft.workload.take())?;
+    let unmarked = matches!(config.mode, ProxyMode::Dedicated(_));
+    let mark = draft.packet_mark.unwrap_or(if unmarked { 0 } else { config.limits.packet_mark });
+    config.limits.packet_mark = mark;
     config.facts.node_name.clone_from(&config.node);
     let limits = &mut config.limits;
     if limits.connection_window < limits.stream_window_max {

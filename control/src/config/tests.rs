@@ -52,6 +52,17 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
     for (name, value, reason) in [
         ("SECRET_TTL", "soon", "duration"),
         ("SECRET_TTL", "0", "longer"),
+        ("PROXY_MODE", "sidecar", "shared or dedicated"),
+        ("PROXY_MODE", "dedicated", "PROXY_WORKLOAD_INFO is not set"),
+        ("PROXY_WORKLOAD_INFO", "shop/pay", "namespace/name/serviceaccount"),
+        ("PROXY_WORKLOAD_INFO", "shop//pay", "namespace/name/serviceaccount"),
+        ("PROXY_WORKLOAD_INFO", "shop/pay-0/pay/x", "namespace/name/serviceaccount"),
+        ("ENABLE_PROXY", "false", "take the pods out of the mesh"),
+        ("FAKE_CA", "true", "CA_ADDRESS"),
+        ("ZTUNNEL_CPU_LIMIT", "0", "from 1"),
+        ("ZTUNNEL_RESOURCE_CPU_LIMIT", "0", "such as 2, 1.5 or 500m"),
+        ("ZTUNNEL_RESOURCE_CPU_LIMIT", "inf", "such as 2, 1.5 or 500m"),
+        ("ZTUNNEL_RESOURCE_CPU_REQUEST", "2 cores", "such as 2, 1.5 or 500m"),
         ("SECRET_TTL", "5 m", "duration"),
         ("SECRET_TTL", "1s", "whole seconds, at least 2"),
         ("SECRET_TTL", "1999ms", "whole seconds, at least 2"),
@@ -116,6 +127,69 @@ fn the_number_of_shards_stays_within_the_cores() {
 }
 
 #[test]
+fn a_cpu_limit_or_request_decides_the_shards_that_nobody_asked_for() {
+    let limit = |text| ("ZTUNNEL_RESOURCE_CPU_LIMIT", text);
+    let request = |text| ("ZTUNNEL_RESOURCE_CPU_REQUEST", text);
+    let assumed = |text| ("ZTUNNEL_CPU_LIMIT", text);
+    let threads = |text| ("ZTUNNEL_WORKER_THREADS", text);
+    let cases: &[(&[(&str, &str)], usize, usize)] = &[
+        (&[], 16, 4),
+        (&[], 0, 1),
+        (&[request("200m")], 4, 1),
+        (&[request("2000m")], 4, 2),
+        (&[request("8")], 4, 4),
+        (&[limit("1500m")], 16, 2),
+        (&[limit("2"), request("3")], 16, 3),
+        (&[limit("32")], 16, 16),
+        (&[assumed("8")], 16, 2),
+        (&[limit("4"), assumed("16"), threads("50%")], 16, 2),
+        (&[limit("4"), threads("0")], 16, 4),
+        (&[limit("4"), threads("6")], 2, 6),
+    ];
+    for (pairs, usable, shards) in cases {
+        assert_eq!(read(pairs).unwrap().shards_on(*usable), *shards, "{pairs:?} on {usable}");
+    }
+}
+
+#[test]
+fn a_dedicated_proxy_serves_its_workload_and_marks_nothing_unless_told_to() {
+    let dedicated = [("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", "shop/pay-0/pay")];
+    let config = read(&dedicated).unwrap();
+    let ProxyMode::Dedicated(workload) = &config.mode else { panic!("{:?}", config.mode) };
+    assert_eq!((&*workload.namespace, &*workload.name, &*workload.service_account), ("shop", "pay-0", "pay"));
+    assert_eq!((config.limits.packet_mark, config.to_json()["packetMark"].as_u64()), (0, None));
+    let marked = read(&[dedicated[0], dedicated[1], ("PACKET_MARK", "1337")]).unwrap();
+    assert_eq!((marked.limits.packet_mark, marked.to_json()["packetMark"].as_u64()), (1337, Some(1337)));
+    let shared = read(&[("PROXY_MODE", "shared"), dedicated[1]]).unwrap();
+    assert_eq!((shared.mode, shared.limits.packet_mark), (ProxyMode::Shared, 1337));
+}
+
+#[test]
+fn the_proxys_own_pod_is_known_once_all_three_variables_name_it() {
+    let all = [("POD_NAME", "ztunnel-x"), ("POD_NAMESPACE", "istio-system"), ("SERVICE_ACCOUNT", "ztunnel")];
+    let own = read(&all).unwrap().own_workload().unwrap();
+    assert_eq!(
+        (&*own.name, &*own.namespace, &*own.service_account),
+        ("ztunnel-x", "istio-system", "ztunnel")
+    );
+    for missing in 0..3 {
+        let mut some = all.to_vec();
+        some.remove(missing);
+        assert_eq!(read(&some).unwrap().own_workload(), None, "{some:?}");
+    }
+    let mut dedicated = all.to_vec();
+    dedicated.extend([("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", "shop/pay-0/pay")]);
+    assert_eq!(read(&dedicated).unwrap().own_workload(), None);
+}
+
+#[test]
+fn a_number_alone_is_a_duration_in_seconds() {
+    let config = read(&[("CONNECTION_TERMINATION_DEADLINE", "7"), ("SECRET_TTL", "3600")]).unwrap();
+    assert_eq!((config.limits.drain_ms_max, config.secret_ttl.as_secs()), (7_000, 3600));
+    assert_eq!(read(&[("CONNECTION_TERMINATION_DEADLINE", "0")]).unwrap().limits.drain_ms_max, 0);
+}
+
+#[test]
 fn a_core_that_the_process_may_not_use_is_named_with_those_that_it_may() {
     let cores = |text| read(&[("HALO_CORES", text)]).unwrap().cores.unwrap();
     assert_eq!(cores("5,0-2,4").within(&[0, 1, 2, 3, 4, 5]), Ok(()));
@@ -169,4 +243,9 @@ fn a_printed_configuration_is_yaml_or_json_of_the_same_value() {
     assert_eq!(json, yaml);
     assert_eq!(json["localNode"], "node-1");
     assert_eq!(json["limits"]["packetMark"], 1337);
+    for (key, value) in
+        [("proxyMode", "Shared"), ("inboundAddr", "[::]:15008"), ("poolUnusedReleaseTimeout", "300s")]
+    {
+        assert_eq!(json[key], value, "{key}");
+    }
 }

@@ -72,6 +72,8 @@ counters! {
     tunnels_closed,
     /// CONNECT requests sent and received.
     streams_opened,
+    /// Times that another address or endpoint was tried for a connection, after one could not be reached.
+    retries,
     /// TLS handshakes that finished, both roles.
     handshakes,
     /// TLS handshakes that failed, both roles.

@@ -173,6 +173,8 @@ reasons! {
     AnswerTimeout = ("answer_timeout", Connect, 503, Warn, false, "connection failed: the peer did not answer CONNECT in time"),
     /// The peer answered CONNECT with a status other than 200 and 401.
     PeerStatus = ("peer_status", Connect, 503, Warn, false, "http status: the peer refused CONNECT"),
+    /// The peer proxy answered CONNECT with 503: it could not reach the application, or does not serve it now.
+    PeerUnavailable = ("peer_unavailable", Connect, 503, Warn, true, "http status: 503, the peer could not reach the destination"),
     /// The TCP connection was refused or is unreachable.
     ConnectFailed = ("connect_failed", Connect, 503, Warn, true, "connection failed: the upstream refused or is unreachable"),
     /// The TCP connection to an application did not open in time.

@@ -5,16 +5,18 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use halo_core::baggage::Baggage;
 use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead, SessionConfig};
 use halo_core::id::Identity;
-use halo_core::labels::Ends;
+use halo_core::labels::{Ends, Party, Told};
 use halo_core::outcome::Reason;
 use halo_core::rbac;
 use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
-use halo_core::resolve::{self, NoTarget, Requested};
+use halo_core::resolve::{self, InboundTarget, NoTarget, Requested, lookup};
+use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
 use crate::conn::{Original, Parties};
@@ -22,12 +24,12 @@ use crate::demand::Missing;
 use crate::plaintext;
 use crate::pod::{Pod, Seat, SeatKind};
 use crate::refusal::Subject;
-use crate::relay::{self, StreamOf};
+use crate::relay;
 use crate::ring;
 use crate::shard::{Shard, Tracked};
 use crate::socket::Socket;
 use crate::tls::Handshake;
-use crate::tunnel::{Side, Start, Stream, Tunnel, dial};
+use crate::tunnel::{Side, Start, Stream, StreamOf, Tunnel, dial};
 
 /// The client's end of an accepted tunnel: what every request on it has in common.
 pub(crate) struct Peer {
@@ -72,7 +74,7 @@ async fn start(
     });
     let config = config.await?;
     let handshake = Handshake::server(&config).map_err(|error| error.reason())?;
-    let secured = dial::secure(shard, socket, handshake).await?;
+    let secured = dial::secure(shard, socket.into(), handshake).await?;
     if pod.is_gone() {
         return Err(Reason::WorkloadGone);
     }
@@ -148,21 +150,30 @@ async fn open(
 ) -> Result<(Tracked, Socket), (Reason, Option<Tracked>)> {
     let untracked = |reason| (reason, None);
     let seat = peer.pod.seat(shard, SeatKind::Connection).map_err(untracked)?;
-    let (destination, response) = decide(shard, peer, &head).await.map_err(untracked)?;
+    let admitted = decide(shard, peer, &head).await.map_err(untracked)?;
+    let target = admitted.target;
     let parties = Parties {
         direction: Direction::Inbound,
         transport: Transport::Hbone,
         source: peer.client,
         original: Original::Authority(head.authority.unwrap_or_default().into()),
-        destination,
+        destination: target.destination,
         source_identity: Some(peer.identity.clone()),
         destination_identity: Some(peer.own_identity.clone()),
-        ends: Ends::default(),
+        ends: Ends {
+            source: admitted.source,
+            destination: Party::Known(admitted.workload),
+            service: target.service,
+        },
     };
     // Tracked before it connects, so that a policy change during the connect cuts it too.
     let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
-    let app = match plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), destination).await {
+    let app = match target.proxy {
+        Some(_) => Err(Reason::Unsupported),
+        None => plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await,
+    };
+    let app = match app {
         Ok(app) => app,
         Err(reason) => return Err((reason, Some(tracked))),
     };
@@ -171,16 +182,20 @@ async fn open(
         app.closer().abort();
         return Err((reason, Some(tracked)));
     }
-    stream.tunnel.respond(&stream.stream, &response);
+    stream.tunnel.respond(&stream.stream, &admitted.response);
     Ok((tracked, app))
 }
 
+/// A request that was let in.
+struct Admitted {
+    target: InboundTarget,
+    workload: Arc<Workload>,
+    source: Party,
+    response: ConnectResponse,
+}
+
 /// Where the request goes, if it may, by one generation. A host that the node has to ask for is waited for.
-async fn decide(
-    shard: &Rc<Shard>,
-    peer: &Peer,
-    head: &RequestHead,
-) -> Result<(SocketAddr, ConnectResponse), Reason> {
+async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Admitted, Reason> {
     if !head.method_is_connect {
         return Err(Reason::NotConnect);
     }
@@ -190,18 +205,47 @@ async fn decide(
         let Some(workload) = shard.workload_of(snapshot, &peer.pod) else {
             return Ok(Err(Reason::SourceUnknown));
         };
-        let destination = match resolve::inbound_target(snapshot, workload, &requested) {
-            Ok(target) => target.destination,
+        let target = match resolve::inbound_target(snapshot, workload, &requested) {
+            Ok(target) => target,
             Err(NoTarget::Deny(reason)) => return Ok(Err(reason)),
             Err(NoTarget::Lookup(question)) => {
                 return Err(Missing { reason: Reason::DestinationUnknown, question: Some(question) });
             }
         };
-        let connection =
-            rbac::Connection { source: peer.client, identity: Some(&peer.identity), destination, workload };
-        Ok(shard.verdict(snapshot, &connection).map_or_else(|| Ok((destination, accepted(workload))), Err))
+        let identity = Some(&peer.identity);
+        let destination = target.destination;
+        let connection = rbac::Connection { source: peer.client, identity, destination, workload };
+        Ok(match shard.verdict(snapshot, &connection) {
+            Some(reason) => Err(reason),
+            None => Ok(Admitted {
+                source: source(snapshot, peer, head),
+                response: accepted(workload),
+                workload: workload.clone(),
+                target,
+            }),
+        })
     });
     decided.await?
+}
+
+/// The lines of a header.
+fn lines<'a>(head: &'a RequestHead, name: &str) -> impl Iterator<Item = &'a str> {
+    head.headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
+}
+
+/// The client's workload: the one that has its address, unless that is only a gateway's; else what it says of itself.
+fn source(snapshot: &Snapshot, peer: &Peer, head: &RequestHead) -> Party {
+    let own = &snapshot.mesh.network;
+    let through_gateway =
+        lines(head, "x-forwarded-network").next().is_some_and(|network| !network.eq_ignore_ascii_case(own));
+    if !through_gateway {
+        let address = lookup::own_network(snapshot, peer.client.ip());
+        if let Some(workload) = lookup::workload(snapshot, &address) {
+            return Party::Known(workload.clone());
+        }
+    }
+    let told = Told::from(Baggage::parse(lines(head, "baggage")));
+    if told == Told::default() { Party::Unknown } else { Party::Told(Box::new(told)) }
 }
 
 /// The answer to a request that was let in.

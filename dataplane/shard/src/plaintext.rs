@@ -6,14 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
-use halo_core::labels::Ends;
+use halo_core::labels::{Ends, Party};
 use halo_core::net::is_own_port;
 use halo_core::outcome::Reason;
 use halo_core::rbac;
 use halo_core::report::{Direction, Transport};
+use halo_core::resolve::lookup;
+use halo_core::snapshot::Snapshot;
+use halo_core::workload::Workload;
 
 use crate::conn::{Original, Parties};
-use crate::demand::Missing;
 use crate::pod::{Leg, Pod, Seat};
 use crate::refusal::Subject;
 use crate::relay;
@@ -35,10 +37,10 @@ async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Trac
     let destination = socket.original_destination(client);
     let subject = Subject::new(pod, Direction::Inbound, client, destination.as_ref().ok().copied());
     let opened = match destination {
-        Ok(destination) => open(shard, pod, client, destination).await.map(|app| (destination, app)),
+        Ok(destination) => open(shard, pod, client, destination).await.map(|opened| (destination, opened)),
         Err(_) => Err(Reason::LocalSocket),
     };
-    let (destination, app) = match opened {
+    let (destination, (app, ends)) = match opened {
         Ok(opened) => opened,
         Err(reason) => {
             refuse(shard, socket, subject, reason);
@@ -53,7 +55,7 @@ async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Trac
         destination,
         source_identity: None,
         destination_identity: None,
-        ends: Ends::default(),
+        ends,
     };
     Some((track(shard, pod, parties, [socket, &app]), app))
 }
@@ -63,24 +65,37 @@ async fn open(
     pod: &Rc<Pod>,
     client: SocketAddr,
     destination: SocketAddr,
-) -> Result<Socket, Reason> {
+) -> Result<(Socket, Ends), Reason> {
     if is_own_port(destination.port()) {
         return Err(Reason::OwnPort);
     }
-    let unknown = || Missing::from(Reason::SourceUnknown);
-    shard.wait_for(pod, |snapshot| shard.workload_of(snapshot, pod).map(drop).ok_or_else(unknown)).await?;
+    // The application hears nothing of a client that policy refuses.
+    let permitted = shard.wait_for(pod, |snapshot| {
+        let workload = shard.workload_of(snapshot, pod).ok_or(Reason::SourceUnknown)?;
+        Ok(permit(shard, snapshot, workload, (client, destination)))
+    });
+    permitted.await??;
     let app = connect_to_app(shard, pod, client.ip(), destination).await?;
-    // Checked last, by the newest generation: from here to the connection's tracking there is no pause.
+    // Asked again by the newest generation: from here to the connection's tracking there is no pause.
     let snapshot = shard.snapshot();
-    let workload = shard.workload_of(&snapshot, pod).ok_or(Reason::SourceUnknown)?;
-    let connection = rbac::Connection { source: client, identity: None, destination, workload };
-    match shard.verdict(&snapshot, &connection) {
-        Some(reason) => {
-            app.closer().abort();
-            Err(reason)
-        }
-        None => Ok(app),
-    }
+    let workload = shard.workload_of(&snapshot, pod).ok_or(Reason::SourceUnknown);
+    let permitted = workload
+        .and_then(|workload| permit(shard, &snapshot, workload, (client, destination)).map(|()| workload));
+    let workload = permitted.inspect_err(|_| app.closer().abort())?;
+    let address = lookup::own_network(&snapshot, client.ip());
+    let source = Party::known(lookup::workload(&snapshot, &address));
+    Ok((app, Ends { source, destination: Party::Known(workload.clone()), service: None }))
+}
+
+/// Asks policy about a client without an identity.
+fn permit(
+    shard: &Shard,
+    snapshot: &Snapshot,
+    workload: &Workload,
+    (source, destination): (SocketAddr, SocketAddr),
+) -> Result<(), Reason> {
+    let connection = rbac::Connection { source, identity: None, destination, workload };
+    shard.verdict(snapshot, &connection).map_or(Ok(()), Err)
 }
 
 /// Connects to an application in the pod from its client's own address.
@@ -118,4 +133,46 @@ pub(crate) fn relay(seat: Seat, tracked: Tracked, client: Socket, server: Socket
 pub(crate) fn refuse(shard: &Shard, socket: &Socket, subject: Subject<'_>, reason: Reason) {
     shard.ended(subject, reason);
     socket.closer().abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::Arc;
+
+    use halo_core::policy::{Action, Match, Policy, Scope};
+
+    use super::*;
+    use crate::pod::tests::pod;
+    use crate::ring::{Ring, RingKind};
+    use crate::tunnel::tests::{mesh, shard};
+
+    #[test]
+    fn an_application_hears_nothing_of_a_client_that_policy_refuses() {
+        Ring::build(RingKind::Auto).unwrap().run(async {
+            let shard = shard();
+            let app = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            app.set_nonblocking(true).unwrap();
+            let destination = app.local_addr().unwrap();
+            let rule = Match { destination_ports: vec![destination.port()], ..Match::default() };
+            let mut snapshot = mesh();
+            snapshot.policies.insert(Arc::new(Policy {
+                name: "no".into(),
+                namespace: "shop".into(),
+                scope: Scope::Namespace,
+                action: Action::Deny,
+                rules: vec![vec![vec![rule]]],
+                dry_run: false,
+            }));
+            shard.adopt(Arc::new(snapshot));
+            let client = (Ipv4Addr::LOCALHOST, 1).into();
+            let opened = open(&shard, &pod(), client, destination).await;
+            assert_eq!(opened.err(), Some(Reason::PolicyDeny));
+            assert_eq!(app.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+            shard.adopt(Arc::new(mesh()));
+            let (_socket, ends) = open(&shard, &pod(), client, destination).await.unwrap();
+            assert!(matches!(ends, Ends { source: Party::Known(_), destination: Party::Known(_), .. }));
+        });
+    }
 }

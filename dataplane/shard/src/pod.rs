@@ -128,7 +128,10 @@ impl Pod {
             return Err(Reason::WorkloadGone);
         }
         let source = match leg {
-            Leg::ToApp { client } => Some(client).filter(|client| *client != destination.ip()),
+            // From elsewhere nothing reaches the loopback address, which is where an application tunnel may lead.
+            Leg::ToApp { client } => {
+                Some(client).filter(|client| *client != destination.ip() && !destination.ip().is_loopback())
+            }
             Leg::Out => None,
         };
         let dial = Dial {

@@ -8,7 +8,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use halo_core::hbone::SMALL_DATA;
 use halo_core::limits::{APP_READ_FIRST, APP_READ_MAX, APP_READ_MIN, DATA_PAYLOAD_MAX};
 use halo_core::outcome::Reason;
 use halo_core::relay::Way;
@@ -18,7 +17,7 @@ use crate::conn::Conn;
 use crate::ring::Turns;
 use crate::shard::{Shard, Tracked};
 use crate::socket::{Closer, Reader, Socket, Writer};
-use crate::tunnel::{Arrival, Stream, Tunnel};
+use crate::tunnel::{Arrival, StreamOf};
 use crate::wake::{Finally, Signal};
 
 /// Largest buffer of a plain direction. Applications write in powers of two, and a read that such a write fills cannot
@@ -27,13 +26,6 @@ const PLAIN_READ_MAX: usize = 2 * DATA_PAYLOAD_MAX;
 /// Size of a buffer from which a connection does not hold it while it waits. Below it, one more operation per message
 /// would cost more than the memory.
 const LARGE: usize = 48 * 1024;
-
-/// One stream of a tunnel and the tunnel it is on.
-#[derive(Clone)]
-pub(crate) struct StreamOf {
-    pub(crate) tunnel: Rc<Tunnel>,
-    pub(crate) stream: Rc<Stream>,
-}
 
 /// Relays between an application and a stream until both directions have ended, and then calls `after`. `app_sends`
 /// says which way the application's own bytes go.
@@ -166,32 +158,20 @@ impl Direction {
 /// pass: what the application writes meanwhile becomes one frame, so a peer that counts small frames against a budget
 /// is not driven to end the tunnel.
 async fn upload(direction: &Direction, reader: &mut Reader, stream: &StreamOf) -> Result<(), Reason> {
-    let mut intake = Intake::new(APP_READ_MAX);
+    let (mut intake, counters) = (Intake::new(APP_READ_MAX), &direction.shard.counters);
     while !stream.stream.is_stopped() {
         intake.ready(direction, reader).await?;
-        room(direction, stream, usize::MAX).await?;
+        stream.room(counters, usize::MAX).await?;
         let length = intake.read(direction, reader, stream.tunnel.reading(&stream.stream)).await?;
         if length == 0 {
             break;
         }
         direction.moved(length);
-        let mut rest = &intake.buffer[..];
-        while !rest.is_empty() && !stream.stream.is_stopped() {
-            let wanted = rest.len().min(DATA_PAYLOAD_MAX);
-            let (now, later) = rest.split_at(room(direction, stream, wanted).await?);
-            stream.tunnel.send(&stream.stream, now, false);
-            rest = later;
-        }
+        stream.write(counters, &intake.buffer).await?;
         intake.settle(&direction.shard, length);
-        while length < SMALL_DATA
-            && !stream.stream.is_stopped()
-            && stream.tunnel.wake_when_sent(&stream.stream)
-        {
-            alive(stream)?;
-            stream.stream.writable.wait().await;
-        }
+        stream.settle(length).await?;
     }
-    alive(stream)?;
+    stream.alive()?;
     stream.tunnel.send(&stream.stream, &[], true);
     Ok(())
 }
@@ -201,27 +181,6 @@ fn opposite(way: Way) -> Way {
         Way::Upstream => Way::Downstream,
         Way::Downstream => Way::Upstream,
     }
-}
-
-/// Waits until the stream may send, and says how much; 0 once the peer takes no more.
-async fn room(direction: &Direction, stream: &StreamOf, wanted: usize) -> Result<usize, Reason> {
-    loop {
-        alive(stream)?;
-        if stream.stream.is_stopped() {
-            return Ok(0);
-        }
-        match stream.tunnel.room(&stream.stream, wanted) {
-            0 => {
-                direction.shard.counters.reads_paused.increment();
-                stream.stream.writable.wait().await;
-            }
-            room => return Ok(room),
-        }
-    }
-}
-
-fn alive(stream: &StreamOf) -> Result<(), Reason> {
-    stream.stream.failed().map_or(Ok(()), Err)
 }
 
 /// Stream to application.

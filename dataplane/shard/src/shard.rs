@@ -54,6 +54,8 @@ pub(crate) struct Shard {
     pub(crate) dialled: RefCell<HashMap<TunnelId, Rc<Tunnel>>>,
     /// Tunnels that we accepted, by a number of this shard.
     pub(crate) accepted: RefCell<BTreeMap<u64, Rc<Tunnel>>>,
+    /// Tunnels that we opened within streams of other tunnels, by a number of this shard.
+    pub(crate) inner: RefCell<BTreeMap<u64, Rc<Tunnel>>>,
     /// This shard's own handle on the maps, so that a decision counts references on this core alone.
     snapshot: RefCell<Rc<Snapshot>>,
     pub(crate) latencies: Latencies,
@@ -109,6 +111,7 @@ impl Shard {
             waiters: RefCell::default(),
             dialled: RefCell::default(),
             accepted: RefCell::default(),
+            inner: RefCell::default(),
             snapshot: RefCell::default(),
             latencies: Latencies::default(),
             refusals: Refusals::default(),
@@ -286,6 +289,7 @@ impl Shard {
             match &tunnel.side {
                 Side::Outbound(id) => self.retire_tunnel(*id),
                 Side::Inbound(_) => self.telemetry.crl_rejected_inbound(),
+                Side::Inner(_) => {}
             }
         }
     }
@@ -466,19 +470,25 @@ impl Shard {
                 conn.cut(Reason::Drained);
             }
         }
-        for tunnel in self.tunnels_where(|_| true) {
+        // What is within another tunnel can only be sent while that one is open.
+        self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_))).await;
+        self.close_tunnels(|_| true).await;
+        self.access.flush();
+        // One more turn or two, so that the last resets leave.
+        ring::sleep_ms(20).await;
+    }
+
+    /// Closes tunnels. A connection is complete once its last bytes are sealed; here they leave before the process ends.
+    async fn close_tunnels(&self, which: impl Fn(&Tunnel) -> bool) {
+        for tunnel in self.tunnels_where(&which) {
             tunnel.close();
         }
-        // A connection is complete once its last bytes are sealed. They leave before the process does.
         let sent = async {
-            while !self.tunnels_where(|tunnel| !tunnel.is_sent()).is_empty() {
+            while !self.tunnels_where(|tunnel| which(tunnel) && !tunnel.is_sent()).is_empty() {
                 ring::sleep_ms(1).await;
             }
         };
         ring::within_ms(CLOSE_MS_MAX, sent).await;
-        self.access.flush();
-        // One more turn or two, so that the last resets leave.
-        ring::sleep_ms(20).await;
     }
 
     /// Whether drain has begun.
@@ -491,8 +501,9 @@ impl Shard {
     }
 
     fn tunnels_where(&self, matches: impl Fn(&Tunnel) -> bool) -> Vec<Rc<Tunnel>> {
-        let (dialled, accepted) = (self.dialled.borrow(), self.accepted.borrow());
-        dialled.values().chain(accepted.values()).filter(|tunnel| matches(tunnel)).cloned().collect()
+        let (dialled, accepted, inner) = (self.dialled.borrow(), self.accepted.borrow(), self.inner.borrow());
+        let all = dialled.values().chain(accepted.values()).chain(inner.values());
+        all.filter(|tunnel| matches(tunnel)).cloned().collect()
     }
 
     /// The live view of the shard.
@@ -509,7 +520,7 @@ impl Shard {
             generation: self.snapshot.borrow().generation,
             cpu_ns: stats::thread_cpu_ns(),
             pods: self.pods.borrow().len(),
-            tunnels: self.dialled.borrow().len() + self.accepted.borrow().len(),
+            tunnels: self.tunnels_where(|_| true).len(),
             counters: self.counters.list(),
             latencies: self.latencies.report(),
             sockets: self.telemetry.sockets(),

@@ -11,6 +11,7 @@ pub(crate) mod dial;
 mod inbox;
 mod io;
 mod stream;
+mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -27,12 +28,14 @@ use halo_core::pool::TunnelId;
 use crate::inbound;
 use crate::pod::Pod;
 use crate::shard::Shard;
-use crate::socket::{Closer, Socket};
 use crate::timer::{Deadline, Timers};
 use crate::tls::{AnyRecords, PeerChain, Records, TlsError};
 use crate::wake::Signal;
 
-pub(crate) use stream::{Arrival, Stream};
+use transport::Closer;
+
+pub(crate) use stream::{Arrival, Stream, StreamOf};
+pub(crate) use transport::Transport;
 
 /// How long a tunnel that is closing may take to send what it still has.
 pub(crate) const CLOSE_MS_MAX: u64 = 5_000;
@@ -47,11 +50,13 @@ pub(crate) enum Side {
     Outbound(TunnelId),
     /// We accepted: requests are admitted in this context.
     Inbound(Rc<inbound::Peer>),
+    /// We opened it within a stream of another tunnel, for one connection alone. The number is the shard's.
+    Inner(u64),
 }
 
 /// A TLS connection that finished its handshake.
 pub(crate) struct Secured {
-    pub(crate) socket: Socket,
+    pub(crate) transport: Transport,
     pub(crate) records: AnyRecords,
     /// Who the peer proved to be.
     pub(crate) identity: Identity,
@@ -132,7 +137,7 @@ impl Core {
 impl Tunnel {
     /// Starts the tunnel's tasks. The session's first frames leave with the first turn.
     pub(crate) fn start(shard: &Rc<Shard>, secured: Secured, start: Start) -> Rc<Self> {
-        let Secured { socket, records, identity, peer, leftover } = secured;
+        let Secured { transport, records, identity, peer, leftover } = secured;
         let tunnel = Rc::new(Self {
             pod: start.pod,
             identity,
@@ -150,7 +155,7 @@ impl Tunnel {
             }),
             write_ready: Signal::default(),
             written: Signal::default(),
-            closer: socket.closer(),
+            closer: transport.closer(),
             timers: shard.timers.clone(),
             close_deadline: RefCell::default(),
             ended: Cell::new(None),
@@ -158,7 +163,7 @@ impl Tunnel {
             sent: Cell::new(false),
             retired: Cell::new(false),
         });
-        io::start(shard, &tunnel, socket, leftover);
+        io::start(shard, &tunnel, transport, leftover);
         tunnel.flush();
         tunnel
     }
@@ -406,4 +411,4 @@ impl Tunnel {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

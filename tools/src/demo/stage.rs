@@ -60,7 +60,7 @@ impl Stage {
         let topology = Topology::build(lab, &plan)?;
         let marker = format!("halo-demo-marker-{}", lab.run_id());
         let (shop, greeter) = (topology.pod("shop")?, topology.pod("greeter")?);
-        topology.service(SERVICE, SocketAddrV4::new(shop.address, SHOP_PORT))?;
+        topology.service(SERVICE.into(), (shop.address, SHOP_PORT).into())?;
         let banner = format!("welcome {marker}");
         let servers =
             vec![Server::http(lab, shop, SHOP_PORT)?, Server::greeter(lab, greeter, GREETER_PORT, &banner)?];
@@ -68,12 +68,7 @@ impl Stage {
         let (web, intruder) = (client("web", "client")?, client("intruder", "client")?);
         let holder = Arc::new(client("intruder", "holder")?);
         let mut mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
-        mesh.services.push(Service {
-            name: SERVICE_NAME.into(),
-            address: SERVICE,
-            backend: "shop".into(),
-            target_port: SHOP_PORT,
-        });
+        mesh.services.push(Service::new(SERVICE_NAME, SERVICE, "shop", SHOP_PORT));
         mesh.publish()?;
         let proxy = NodeOptions { shards: options.shards.into(), ..NodeOptions::default() };
         let start = |node| NodeProxy::start(lab, node, &mesh, &proxy);

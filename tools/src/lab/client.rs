@@ -127,7 +127,7 @@ impl Client {
 
 /// Every address of a pod, in all of its families.
 fn any(pod: &Pod, port: u16) -> String {
-    if pod.address_v6.is_some() { format!("[::]:{port}") } else { format!("0.0.0.0:{port}") }
+    if pod.addresses.v6.is_some() { format!("[::]:{port}") } else { format!("0.0.0.0:{port}") }
 }
 
 fn spec(lab: &Lab, pod: &Pod, role: &str, arguments: &[&str]) -> Spec {

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ pub struct Controller {
     program: Program,
     dir: PathBuf,
     netns: Arc<Netns>,
-    address: Ipv4Addr,
+    address: IpAddr,
     starts: usize,
 }
 
@@ -132,7 +132,7 @@ impl Controller {
     /// How node proxies reach it.
     pub fn control_plane(&self) -> ControlPlane {
         ControlPlane {
-            address: format!("https://{}:{PORT}", self.address),
+            address: format!("https://{}", SocketAddr::from((self.address, PORT))),
             root: self.ca().join("root-cert.pem"),
             tokens: self.dir.join("tokens"),
         }
@@ -162,7 +162,7 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
 fn launch(
     lab: &Lab,
     (dir, netns): (&Path, &Arc<Netns>),
-    (state, address): (&Path, Ipv4Addr),
+    (state, address): (&Path, IpAddr),
     (name, program): (&str, &Program),
 ) -> Result<Arc<Process>> {
     let path = |name: &str| dir.join(name).into_os_string();
@@ -170,7 +170,7 @@ fn launch(
         "--from-file".into(),
         state.as_os_str().to_owned(),
         "--listen".into(),
-        format!("{address}:{PORT}").into(),
+        SocketAddr::from((address, PORT)).to_string().into(),
         "--health".into(),
         format!("127.0.0.1:{HEALTH_PORT}").into(),
         "--ca-dir".into(),

@@ -1,15 +1,27 @@
 //! The control plane's part: the workloads, services and policies of the lab as a stock local configuration file,
-//! which node proxies watch. A new version replaces the old one by rename, so that no reader sees half of it.
+//! which node proxies and the controller watch. A new version replaces the old one by rename, so that no reader sees
+//! half of it.
+//!
+//! What most scenarios need has a type. Everything else that the file can say is said with [`fields`], which win over
+//! what the lab writes by itself, and with whole entries in [`Mesh::extra`].
+
+mod document;
+pub mod fields;
+mod policy;
+mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::topology::{Pod, Topology};
 use super::{Doing, Result};
+use document::Written;
+pub use fields::Field;
+pub use policy::{Action, Policy, Scope};
+pub use service::Service;
 
 /// Trust domain of the lab.
 pub const TRUST_DOMAIN: &str = "cluster.local";
@@ -21,50 +33,20 @@ pub fn spiffe_id(service_account: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service_account}")
 }
 
-/// A service with one backend pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
-    /// Its name.
-    pub name: String,
-    /// Its address and port.
-    pub address: SocketAddrV4,
-    /// The pod behind it.
-    pub backend: String,
-    /// The pod's port.
-    pub target_port: u16,
+/// The key by which the mesh knows a pod.
+pub fn uid(pod: &str) -> String {
+    format!("Kubernetes//Pod/{NAMESPACE}/{pod}")
 }
 
-impl Service {
-    /// Its host name.
-    pub fn hostname(&self) -> String {
-        format!("{}.{NAMESPACE}.svc.{TRUST_DOMAIN}", self.name)
-    }
-
-    fn key(&self) -> String {
-        format!("{NAMESPACE}/{}", self.hostname())
-    }
-}
-
-/// What a policy does with a match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Action {
-    /// Only matches may pass.
-    Allow,
-    /// Matches may not pass.
-    Deny,
-}
-
-/// A policy on one pod, about the service accounts of its clients.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// Its name.
-    pub name: String,
-    /// What it does.
-    pub action: Action,
-    /// The pod that it protects.
-    pub pod: String,
-    /// The clients that it is about, by service account.
-    pub clients: Vec<String>,
+/// Whole entries, in the form of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Extra {
+    /// Workloads beside the pods.
+    pub workloads: Vec<Value>,
+    /// Services.
+    pub services: Vec<Value>,
+    /// Policies.
+    pub policies: Vec<Value>,
 }
 
 /// The state of the mesh that the proxies are told.
@@ -72,6 +54,7 @@ pub struct Policy {
 pub struct Mesh {
     path: PathBuf,
     pods: Vec<(Pod, String)>,
+    fields: BTreeMap<String, Vec<Field>>,
     /// Names of the pods that other proxies reach through tunnels.
     pub enrolled: BTreeSet<String>,
     /// Services.
@@ -80,6 +63,8 @@ pub struct Mesh {
     pub policies: Vec<Policy>,
     /// Names of the pods that refuse clients without a proven identity.
     pub strict: BTreeSet<String>,
+    /// What none of the above can say.
+    pub extra: Extra,
 }
 
 impl Mesh {
@@ -89,16 +74,23 @@ impl Mesh {
         Self {
             path: path.to_owned(),
             pods: topology.pods.iter().map(|pod| (pod.clone(), node(pod))).collect(),
+            fields: BTreeMap::new(),
             enrolled: BTreeSet::new(),
             services: Vec::new(),
             policies: Vec::new(),
             strict: BTreeSet::new(),
+            extra: Extra::default(),
         }
     }
 
     /// Leaves a pod out of the mesh, as one that the control plane does not know.
     pub fn forget(&mut self, name: &str) {
         self.pods.retain(|(pod, _)| pod.name != name);
+    }
+
+    /// Says one more thing about a pod's workload; an earlier field of the same name is replaced.
+    pub fn set(&mut self, pod: &str, field: Field) {
+        self.fields.entry(pod.to_owned()).or_default().push(field);
     }
 
     /// The file.
@@ -115,156 +107,58 @@ impl Mesh {
 
     /// The file's text.
     pub fn text(&self) -> Result<String> {
-        let document = Document {
-            workloads: self.pods.iter().map(|(pod, node)| self.workload(pod, node)).collect(),
-            services: self.services.iter().map(service).collect(),
-            policies: self
-                .policies
-                .iter()
-                .map(policy)
-                .chain(self.strict.iter().map(|pod| strict(pod)))
-                .collect(),
-        };
-        serde_saphyr::to_string(&document)
+        let strict = self.strict.iter().map(|pod| policy::strict(pod));
+        let document = json!({
+            "workloads": self.workloads(),
+            "services": join(self.services.iter().map(Service::entry), &self.extra.services),
+            "policies": join(self.policies.iter().map(Policy::entry).chain(strict), &self.extra.policies),
+        });
+        serde_saphyr::to_string(&Written(&document))
             .map_err(|error| std::io::Error::other(error.to_string()))
             .doing("write the mesh as YAML")
     }
 
-    fn workload(&self, pod: &Pod, node: &str) -> Workload {
-        let name = pod.name.clone();
-        let services = self.services.iter().filter(|service| service.backend == name);
-        let policies = self.policies.iter().filter(|policy| policy.pod == name).map(|p| p.name.clone());
-        let policies = policies.chain(self.strict.get(&name).map(|pod| strict_name(pod)));
-        Workload {
-            uid: format!("Kubernetes//Pod/{NAMESPACE}/{name}"),
-            namespace: NAMESPACE,
-            trust_domain: TRUST_DOMAIN,
-            service_account: name.clone(),
-            workload_name: name.clone(),
-            workload_type: "pod",
-            canonical_name: name.clone(),
-            canonical_revision: "latest",
-            node: node.to_owned(),
-            cluster_id: "Kubernetes",
-            status: "Healthy",
-            protocol: if self.enrolled.contains(&name) { "HBONE" } else { "TCP" },
-            workload_ips: pod.addresses().collect(),
-            services: services.map(|s| (s.key(), ports(s))).collect(),
-            authorization_policies: policies.map(|policy| format!("{NAMESPACE}/{policy}")).collect(),
-            name,
+    /// How many workloads of the mesh take tunnels.
+    pub fn tunnelled(&self) -> usize {
+        self.workloads().iter().filter(|workload| workload["protocol"] == "HBONE").count()
+    }
+
+    fn workloads(&self) -> Vec<Value> {
+        join(self.pods.iter().map(|(pod, node)| self.workload(pod, node)), &self.extra.workloads)
+    }
+
+    fn workload(&self, pod: &Pod, node: &str) -> Value {
+        let name = &pod.name;
+        let services = self.services.iter().filter(|service| service.backends.contains(name));
+        let services: BTreeMap<_, _> = services.map(|s| (s.key(), s.target_ports())).collect();
+        let policies = self.policies.iter().filter(|policy| policy.pod == *name).map(|p| p.name.clone());
+        let policies = policies.chain(self.strict.get(name).map(|pod| policy::strict_name(pod)));
+        let policies: Vec<_> = policies.map(|policy| format!("{NAMESPACE}/{policy}")).collect();
+        let mut workload = json!({
+            "uid": uid(name),
+            "name": name,
+            "namespace": NAMESPACE,
+            "trustDomain": TRUST_DOMAIN,
+            "serviceAccount": name,
+            "workloadName": name,
+            "workloadType": "pod",
+            "canonicalName": name,
+            "canonicalRevision": "latest",
+            "node": node,
+            "clusterId": "Kubernetes",
+            "status": "Healthy",
+            "protocol": if self.enrolled.contains(name) { "HBONE" } else { "TCP" },
+            "workloadIps": pod.addresses.iter().collect::<Vec<_>>(),
+            "services": services,
+        });
+        if !policies.is_empty() {
+            workload["authorizationPolicies"] = json!(policies);
         }
+        fields::write(&mut workload, self.fields.get(name).into_iter().flatten());
+        workload
     }
 }
 
-fn ports(service: &Service) -> BTreeMap<u16, u16> {
-    BTreeMap::from([(service.address.port(), service.target_port)])
-}
-
-fn service(service: &Service) -> ServiceEntry {
-    ServiceEntry {
-        name: service.name.clone(),
-        namespace: NAMESPACE,
-        hostname: service.hostname(),
-        vips: vec![format!("/{}", service.address.ip())],
-        ports: ports(service),
-    }
-}
-
-fn policy(policy: &Policy) -> PolicyEntry {
-    // Principals are written without their scheme, as the control plane writes them.
-    let principal = |client: &String| Exact { exact: spiffe_id(client).replacen("spiffe://", "", 1) };
-    let principals = policy.clients.iter().map(principal).collect();
-    let clients = PolicyMatch { principals, ..PolicyMatch::default() };
-    PolicyEntry {
-        name: policy.name.clone(),
-        namespace: NAMESPACE,
-        scope: "WorkloadSelector",
-        action: policy.action,
-        rules: vec![vec![vec![clients]]],
-    }
-}
-
-fn strict_name(pod: &str) -> String {
-    format!("strict-{pod}")
-}
-
-/// What a control plane makes of "mutual TLS is required": whoever has no identity at all is denied.
-fn strict(pod: &str) -> PolicyEntry {
-    let anonymous = PolicyMatch { not_principals: vec![Presence::default()], ..PolicyMatch::default() };
-    PolicyEntry {
-        name: strict_name(pod),
-        namespace: NAMESPACE,
-        scope: "WorkloadSelector",
-        action: Action::Deny,
-        rules: vec![vec![vec![anonymous]]],
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Document {
-    workloads: Vec<Workload>,
-    services: Vec<ServiceEntry>,
-    policies: Vec<PolicyEntry>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Workload {
-    uid: String,
-    name: String,
-    namespace: &'static str,
-    trust_domain: &'static str,
-    service_account: String,
-    workload_name: String,
-    workload_type: &'static str,
-    canonical_name: String,
-    canonical_revision: &'static str,
-    node: String,
-    cluster_id: &'static str,
-    status: &'static str,
-    protocol: &'static str,
-    workload_ips: Vec<IpAddr>,
-    services: BTreeMap<String, BTreeMap<u16, u16>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    authorization_policies: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct ServiceEntry {
-    name: String,
-    namespace: &'static str,
-    hostname: String,
-    vips: Vec<String>,
-    ports: BTreeMap<u16, u16>,
-}
-
-#[derive(Debug, Serialize)]
-struct PolicyEntry {
-    name: String,
-    namespace: &'static str,
-    scope: &'static str,
-    action: Action,
-    rules: Vec<Vec<Vec<PolicyMatch>>>,
-}
-
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PolicyMatch {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    principals: Vec<Exact>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    not_principals: Vec<Presence>,
-}
-
-/// Any identity.
-#[derive(Debug, Default, Serialize)]
-struct Presence {
-    #[serde(rename = "Presence")]
-    any: [(); 0],
-}
-
-#[derive(Debug, Serialize)]
-struct Exact {
-    #[serde(rename = "Exact")]
-    exact: String,
+fn join(entries: impl Iterator<Item = Value>, extra: &[Value]) -> Vec<Value> {
+    entries.chain(extra.iter().cloned()).collect()
 }

@@ -1,6 +1,7 @@
 //! A node proxy as the lab runs it: a real `halo node` process in its node's namespace, with the agent that serves
 //! it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,11 +32,19 @@ pub struct NodeOptions {
     pub control_plane: Option<ControlPlane>,
     /// More variables, which win over those that the lab sets.
     pub environment: Vec<(String, String)>,
+    /// More variables of the node of this name, which win over all others.
+    pub of_node: BTreeMap<String, Vec<(String, String)>>,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { shards: 1, log: "info".into(), control_plane: None, environment: Vec::new() }
+        Self {
+            shards: 1,
+            log: "info".into(),
+            control_plane: None,
+            environment: Vec::new(),
+            of_node: BTreeMap::new(),
+        }
     }
 }
 
@@ -156,7 +165,9 @@ pub fn launch(
         let cores: Vec<_> = cores.iter().map(ToString::to_string).collect();
         environment.push(("HALO_CORES".to_owned(), text(&cores.join(","))));
     }
-    environment.extend(options.environment.iter().map(|(name, value)| (name.clone(), text(value))));
+    let own = options.of_node.get(&node.name).into_iter().flatten();
+    environment
+        .extend(options.environment.iter().chain(own).map(|(name, value)| (name.clone(), text(value))));
     lab.spawn(Spec {
         name: name.to_owned(),
         program: lab.binary().to_owned(),

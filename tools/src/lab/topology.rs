@@ -6,13 +6,14 @@
 //!   intruder                           └── greeter
 //! ```
 //!
-//! A pod has one address of its own in each family (10.<node>.0.<n>/32 and fd00:10:<node>::<n>/128) and reaches
-//! everything through its node, which routes. On a kernel without IPv6 there is IPv4 alone. A service's address is
-//! translated on the client's node, as kube-proxy does it.
+//! A pod has one address of its own in each family of the plan (10.<node>.0.<n>/32 and fd00:10:<node>::<n>/128) and
+//! reaches everything through its node, which routes. A service's address is translated on the client's node, as
+//! kube-proxy does it.
+
+mod families;
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use halo_control::redirect;
@@ -21,6 +22,7 @@ use super::cores::{self, Share};
 use super::netns::{Netns, run};
 use super::{Doing, Lab, Result};
 use crate::node::usable_cores;
+pub use families::{Addresses, Families, has_ipv6};
 
 /// The interface of a node towards the other node.
 pub const LINK: &str = "wire";
@@ -59,10 +61,10 @@ pub struct Node {
     pub name: String,
     /// Its namespace.
     pub netns: Arc<Netns>,
-    /// Its address on the link.
-    pub address: Ipv4Addr,
-    /// Its IPv6 address on the link; `None` where the kernel has no IPv6.
-    pub address_v6: Option<Ipv6Addr>,
+    /// Its address on the link, of the family that comes first.
+    pub address: IpAddr,
+    /// Its addresses on the link.
+    pub addresses: Addresses,
     /// Its part of the machine's cores.
     pub cores: Share,
 }
@@ -78,32 +80,27 @@ pub struct Pod {
     pub node: usize,
     /// Its namespace.
     pub netns: Arc<Netns>,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Its IPv6 address; `None` where the kernel has no IPv6.
-    pub address_v6: Option<Ipv6Addr>,
+    /// Its address, of the family that comes first.
+    pub address: IpAddr,
+    /// Its addresses.
+    pub addresses: Addresses,
 }
 
 impl Pod {
-    /// Its addresses in all families.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        std::iter::once(self.address.into()).chain(self.address_v6.map(IpAddr::from))
-    }
-
     /// What to capture in it: every family that it has.
     pub fn redirect(&self) -> redirect::Options {
-        redirect::Options { ipv6: self.address_v6.is_some(), ..redirect::Options::default() }
+        redirect::Options { ipv6: self.addresses.v6.is_some(), ..redirect::Options::default() }
     }
-}
-
-/// Whether the kernel has IPv6 (it may be switched off with `ipv6.disable=1`).
-pub fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 impl Topology {
-    /// Builds one or two nodes and their pods.
+    /// Builds one or two nodes and their pods, with every family that the kernel has.
     pub fn build(lab: &Lab, plan: &[NodePlan]) -> Result<Self> {
+        Self::build_with(lab, plan, Families::available())
+    }
+
+    /// Builds one or two nodes and their pods with these families.
+    pub fn build_with(lab: &Lab, plan: &[NodePlan], families: Families) -> Result<Self> {
         let mut nodes = Vec::new();
         let shares = cores::deal(&usable_cores(), plan.len());
         for (index, (node, cores)) in plan.iter().zip(shares).enumerate() {
@@ -112,13 +109,9 @@ impl Topology {
             if has_ipv6() {
                 netns.sysctl("ipv6/conf/all/forwarding", "1")?;
             }
-            nodes.push(Node {
-                name: node.name.clone(),
-                netns,
-                address: Ipv4Addr::new(10, 255, 0, octet(index + 1)),
-                address_v6: ula(LINK_SUBNET, index + 1),
-                cores,
-            });
+            let addresses = families.addresses(LINK_SUBNET, index + 1);
+            let address = addresses.first();
+            nodes.push(Node { name: node.name.clone(), netns, address, addresses, cores });
         }
         if let [left, right] = nodes.as_slice() {
             join_nodes(left, right)?;
@@ -126,19 +119,32 @@ impl Topology {
         let mut pods = Vec::new();
         for (index, node) in plan.iter().enumerate() {
             for (nth, name) in node.pods.iter().enumerate() {
+                let addresses = families.addresses(index + 1, nth + 10);
                 let pod = Pod {
                     name: name.clone(),
                     uid: format!("00000000-0000-4000-8000-{:012}", pods.len() + 1),
                     node: index,
                     netns: namespace(lab, name)?,
-                    address: Ipv4Addr::new(10, octet(index + 1), 0, octet(nth + 10)),
-                    address_v6: ula(index + 1, nth + 10),
+                    address: addresses.first(),
+                    addresses,
                 };
-                join_pod(&nodes[index], &pod)?;
+                join_pod(&nodes[index], &pod, nth)?;
                 pods.push(pod);
             }
         }
         Ok(Self { nodes, pods })
+    }
+
+    /// Makes a pod one of another network for the nodes that it does not run on: they have no way to it.
+    pub fn hide(&self, pod: &Pod) -> Result<()> {
+        for (index, node) in self.nodes.iter().enumerate() {
+            if index != pod.node {
+                let lines: String =
+                    pod.addresses.iter().map(|a| format!("route add unreachable {a}\n")).collect();
+                node.netns.ip_batch(&lines)?;
+            }
+        }
+        Ok(())
     }
 
     /// The pod of this name.
@@ -150,13 +156,12 @@ impl Topology {
     }
 
     /// Translates the service's address to its backend on every node.
-    pub fn service(&self, address: SocketAddrV4, backend: SocketAddrV4) -> Result<()> {
+    pub fn service(&self, address: SocketAddr, backend: SocketAddr) -> Result<()> {
+        let family = if address.is_ipv4() { "ip" } else { "ip6" };
         let rule = format!(
-            "ip daddr {} tcp dport {} dnat ip to {}:{}",
+            "{family} daddr {} tcp dport {} dnat {family} to {backend}",
             address.ip(),
             address.port(),
-            backend.ip(),
-            backend.port()
         );
         for node in &self.nodes {
             let rules = format!(
@@ -168,17 +173,6 @@ impl Topology {
         }
         Ok(())
     }
-}
-
-/// The part of an address that counts; plans are far smaller than it can hold.
-fn octet(number: usize) -> u8 {
-    u8::try_from(number).unwrap_or(u8::MAX)
-}
-
-/// `fd00:10:<subnet>::<host>`, where the kernel has IPv6.
-fn ula(subnet: usize, host: usize) -> Option<Ipv6Addr> {
-    let (subnet, host) = (u16::from(octet(subnet)), u16::from(octet(host)));
-    has_ipv6().then(|| Ipv6Addr::new(0xfd00, 0x10, subnet, 0, 0, 0, 0, host))
 }
 
 /// A namespace whose interfaces use their IPv6 addresses at once, without looking for duplicates first.
@@ -196,13 +190,12 @@ fn join_nodes(left: &Node, right: &Node) -> Result<()> {
     let (a, b) = (left.netns.name(), right.netns.name());
     run("ip", &["link", "add", LINK, "netns", a, "type", "veth", "peer", "name", LINK, "netns", b])?;
     for (node, peer, peer_subnet) in [(left, right, 2), (right, left, 1)] {
-        let mut lines = format!(
-            "addr add {}/24 dev {LINK}\n\
-             link set {LINK} up\n\
-             route add 10.{peer_subnet}.0.0/16 via {}\n",
-            node.address, peer.address
-        );
-        if let Some((own, via)) = node.address_v6.zip(peer.address_v6) {
+        let mut lines = format!("link set {LINK} up\n");
+        if let Some((own, via)) = node.addresses.v4.zip(peer.addresses.v4) {
+            let _ = writeln!(lines, "addr add {own}/24 dev {LINK}");
+            let _ = writeln!(lines, "route add 10.{peer_subnet}.0.0/16 via {via}");
+        }
+        if let Some((own, via)) = node.addresses.v6.zip(peer.addresses.v6) {
             let _ = writeln!(lines, "addr add {own}/64 dev {LINK} nodad");
             let _ = writeln!(lines, "route add fd00:10:{peer_subnet}::/48 via {via}");
         }
@@ -211,24 +204,21 @@ fn join_nodes(left: &Node, right: &Node) -> Result<()> {
     Ok(())
 }
 
-fn join_pod(node: &Node, pod: &Pod) -> Result<()> {
+fn join_pod(node: &Node, pod: &Pod, nth: usize) -> Result<()> {
     let (node_ns, pod_ns) = (node.netns.name(), pod.netns.name());
-    let [_, subnet, _, nth] = pod.address.octets();
-    let (gateway, port) = (format!("10.{subnet}.0.1"), format!("pod{nth}"));
-    let address = pod.address;
+    let port = format!("pod{nth}");
     run("ip", &["link", "add", &port, "netns", node_ns, "type", "veth", "peer", "eth0", "netns", pod_ns])?;
-    let mut at_node = format!(
-        "addr add {gateway}/32 dev {port}\n\
-         link set {port} up\n\
-         route add {address}/32 dev {port}\n"
-    );
-    let mut in_pod = format!(
-        "addr add {address}/32 dev eth0\n\
-         link set eth0 up\n\
-         route add {gateway}/32 dev eth0\n\
-         route add default via {gateway} dev eth0\n"
-    );
-    if let Some((address, gateway)) = pod.address_v6.zip(ula(subnet.into(), 1)) {
+    let mut at_node = format!("link set {port} up\n");
+    let mut in_pod = "link set eth0 up\n".to_owned();
+    let gateways = Families::Dual.addresses(pod.node + 1, 1);
+    if let Some((address, gateway)) = pod.addresses.v4.zip(gateways.v4) {
+        let _ = writeln!(at_node, "addr add {gateway}/32 dev {port}");
+        let _ = writeln!(at_node, "route add {address}/32 dev {port}");
+        let _ = writeln!(in_pod, "addr add {address}/32 dev eth0");
+        let _ = writeln!(in_pod, "route add {gateway}/32 dev eth0");
+        let _ = writeln!(in_pod, "route add default via {gateway} dev eth0");
+    }
+    if let Some((address, gateway)) = pod.addresses.v6.zip(gateways.v6) {
         let _ = writeln!(at_node, "addr add {gateway}/128 dev {port} nodad");
         let _ = writeln!(at_node, "route add {address}/128 dev {port}");
         let _ = writeln!(in_pod, "addr add {address}/128 dev eth0 nodad");

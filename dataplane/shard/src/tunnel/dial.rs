@@ -8,11 +8,10 @@ use halo_core::hbone::{HboneSession, SessionConfig};
 use halo_core::outcome::Reason;
 use halo_core::pool::{PoolKey, TunnelId};
 
-use super::{Secured, Side, Start, Tunnel};
+use super::{Secured, Side, Start, Transport, Tunnel};
 use crate::pod::Leg;
 use crate::ring;
 use crate::shard::Shard;
-use crate::socket::Socket;
 use crate::stats::Phase;
 use crate::tls::{CertificateFault, Handshake, Progress, TlsError};
 use crate::wake::Finally;
@@ -58,7 +57,7 @@ async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunne
         Reason::ConnectTimeout => Reason::HboneTimeout,
         other => other,
     })?;
-    let secured = secure(shard, socket, handshake).await?;
+    let secured = secure(shard, socket.into(), handshake).await?;
     if pod.is_gone() {
         return Err(Reason::WorkloadGone);
     }
@@ -70,10 +69,10 @@ async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunne
 /// Runs a TLS handshake to its end, within its deadline. A refusal's alert is sent before the socket closes.
 pub(crate) async fn secure(
     shard: &Rc<Shard>,
-    socket: Socket,
+    transport: Transport,
     handshake: Handshake,
 ) -> Result<Secured, Reason> {
-    let secured = shake(shard, socket, handshake).await;
+    let secured = shake(shard, transport, handshake).await;
     match &secured {
         Ok(_) => shard.counters.handshakes.increment(),
         Err(_) => shard.counters.handshakes_failed.increment(),
@@ -81,8 +80,12 @@ pub(crate) async fn secure(
     secured
 }
 
-async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) -> Result<Secured, Reason> {
-    let closer = socket.closer();
+async fn shake(
+    shard: &Rc<Shard>,
+    mut transport: Transport,
+    mut handshake: Handshake,
+) -> Result<Secured, Reason> {
+    let closer = transport.closer();
     let expired = Rc::new(Cell::new(false));
     let mark = expired.clone();
     let _deadline = shard.timers.after(shard.limits.handshake_ms_max, move || {
@@ -94,7 +97,7 @@ async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) 
     loop {
         let progress = handshake.advance(&mut input, &mut out);
         if !out.is_empty() {
-            let (sent, buffer) = socket.writer.write_all(out).await;
+            let (sent, buffer) = transport.writer.write_all(out).await;
             sent.map_err(|_| lost())?;
             out = buffer;
             out.clear();
@@ -107,7 +110,7 @@ async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) 
         if input.len() == input.capacity() {
             input.reserve(HANDSHAKE_READ);
         }
-        let (read, buffer) = socket.reader.read(input).await;
+        let (read, buffer) = transport.reader.read(input).await;
         input = buffer;
         if !matches!(read, Ok(1..)) {
             return Err(lost());
@@ -116,11 +119,11 @@ async fn shake(shard: &Rc<Shard>, mut socket: Socket, mut handshake: Handshake) 
     let peer = handshake.peer_chain();
     if shard.revoked(&peer) {
         // The lists have changed since the handshake began, or another list of the same issuer names it.
-        socket.closer().abort();
+        transport.closer().abort();
         return Err(refused(shard, TlsError::PeerCertificate(CertificateFault::Revoked)));
     }
     let (records, identity) = handshake.finish(shard.records).map_err(|error| error.reason())?;
-    Ok(Secured { socket, records, identity, peer, leftover: input })
+    Ok(Secured { transport, records, identity, peer, leftover: input })
 }
 
 /// The reason for a handshake that failed, counted where a revocation is behind it.
@@ -144,6 +147,9 @@ impl Shard {
             }
             Side::Inbound(peer) => {
                 self.accepted.borrow_mut().remove(&peer.id);
+            }
+            Side::Inner(id) => {
+                self.inner.borrow_mut().remove(id);
             }
         }
     }

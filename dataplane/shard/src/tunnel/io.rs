@@ -7,12 +7,12 @@ use halo_core::hbone::{Event, SessionError, StreamId};
 use halo_core::limits::{RECORD_PLAINTEXT_MAX, TUNNEL_PENDING_MAX, TUNNEL_READ};
 use halo_core::outcome::Reason;
 
+use super::transport::{Reader, Transport, Writer};
 use super::{Core, Side, Stream, Tunnel};
 use crate::buffers::ReadSize;
 use crate::inbound;
 use crate::ring::{self, Turns};
 use crate::shard::Shard;
-use crate::socket::{Reader, Socket, Writer};
 use crate::tls::{Opened, Records, TlsError};
 use crate::wake::Finally;
 
@@ -36,8 +36,8 @@ enum Stop {
 }
 
 /// Starts the tasks.
-pub(super) fn start(shard: &Rc<Shard>, tunnel: &Rc<Tunnel>, socket: Socket, leftover: Vec<u8>) {
-    let Socket { reader, writer, .. } = socket;
+pub(super) fn start(shard: &Rc<Shard>, tunnel: &Rc<Tunnel>, transport: Transport, leftover: Vec<u8>) {
+    let Transport { reader, writer, .. } = transport;
     shard.spawn(read(shard.clone(), tunnel.clone(), reader, leftover));
     shard.spawn(write(shard.clone(), tunnel.clone(), writer));
     shard.spawn(keep_alive(Rc::downgrade(tunnel)));
@@ -71,7 +71,9 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
             // Only probes come now, and those too seldom to tell that the tunnel is quiet.
             (size, quiet) = (ReadSize::new(READ_MIN, READ_MIN, TUNNEL_READ), true);
         }
-        buffer = resize(&shard, buffer, size.next(), quiet);
+        if reader.fills() {
+            buffer = resize(&shard, buffer, size.next(), quiet);
+        }
         let kept = buffer.len();
         let (result, read) = turns.run(reader.read(buffer)).await;
         buffer = read;
@@ -86,6 +88,8 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
     });
     tunnel.flush();
     shard.buffers.give(buffer);
+    tunnel.fail(reason.get());
+    reader.finish().await;
 }
 
 /// Sends the alert that fits a TLS failure.
@@ -173,10 +177,12 @@ fn receive(
             Event::GoAway { last_stream, .. } => {
                 // It speaks of streams that its receiver opened (RFC 9113, section 6.8): those of a client. A server
                 // goes on with what the client has open.
-                if let Side::Outbound(id) = tunnel.side {
+                if !matches!(tunnel.side, Side::Inbound(_)) {
                     for (_, stream) in core.streams.range(StreamId(last_stream.0.saturating_add(1))..) {
                         stream.fail(Reason::TunnelLost);
                     }
+                }
+                if let Side::Outbound(id) = tunnel.side {
                     shard.retire_tunnel(id);
                 }
             }

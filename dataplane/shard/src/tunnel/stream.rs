@@ -1,10 +1,14 @@
 //! One CONNECT stream as the tasks that relay it see it: an inbox, and signals.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
-use halo_core::hbone::{ConnectResponse, ErrorCode, StreamId};
+use halo_core::counters::Counters;
+use halo_core::hbone::{ConnectResponse, ErrorCode, SMALL_DATA, StreamId};
+use halo_core::limits::DATA_PAYLOAD_MAX;
 use halo_core::outcome::Reason;
 
+use super::Tunnel;
 use super::inbox::Inbox;
 use crate::buffers::Buffers;
 use crate::wake::Signal;
@@ -145,5 +149,68 @@ impl Stream {
     /// Drops what waits in the inbox and says how many bytes it was.
     pub(crate) fn discard(&self) -> usize {
         self.inbox.borrow_mut().clear()
+    }
+}
+
+/// One stream of a tunnel and the tunnel it is on.
+#[derive(Clone)]
+pub(crate) struct StreamOf {
+    pub(crate) tunnel: Rc<Tunnel>,
+    pub(crate) stream: Rc<Stream>,
+}
+
+impl StreamOf {
+    /// Waits until the stream may send, and says how much; 0 once the peer takes no more.
+    ///
+    /// # Errors
+    /// The reason of a cut.
+    pub(crate) async fn room(&self, counters: &Counters, wanted: usize) -> Result<usize, Reason> {
+        loop {
+            self.alive()?;
+            if self.stream.is_stopped() {
+                return Ok(0);
+            }
+            match self.tunnel.room(&self.stream, wanted) {
+                0 => {
+                    counters.reads_paused.increment();
+                    self.stream.writable.wait().await;
+                }
+                room => return Ok(room),
+            }
+        }
+    }
+
+    /// Seals all of `bytes` as the windows allow, or as much as the peer takes.
+    ///
+    /// # Errors
+    /// The reason of a cut.
+    pub(crate) async fn write(&self, counters: &Counters, mut bytes: &[u8]) -> Result<(), Reason> {
+        while !bytes.is_empty() && !self.stream.is_stopped() {
+            let wanted = bytes.len().min(DATA_PAYLOAD_MAX);
+            let (now, later) = bytes.split_at(self.room(counters, wanted).await?);
+            self.tunnel.send(&self.stream, now, false);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// After a payload of `length` bytes: if it was small, waits until it has left.
+    ///
+    /// # Errors
+    /// The reason of a cut.
+    pub(crate) async fn settle(&self, length: usize) -> Result<(), Reason> {
+        while length < SMALL_DATA && !self.stream.is_stopped() && self.tunnel.wake_when_sent(&self.stream) {
+            self.alive()?;
+            self.stream.writable.wait().await;
+        }
+        Ok(())
+    }
+
+    /// The reason of the cut, if there was one.
+    ///
+    /// # Errors
+    /// That reason.
+    pub(crate) fn alive(&self) -> Result<(), Reason> {
+        self.stream.failed().map_or(Ok(()), Err)
     }
 }

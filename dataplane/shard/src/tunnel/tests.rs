@@ -19,17 +19,18 @@ use crate::conn::{Original, Parties};
 use crate::demand::Demand;
 use crate::netns::Place;
 use crate::pod;
-use crate::relay::{self, StreamOf};
+use crate::relay;
 use crate::ring::{self, Ring, RingKind};
 use crate::shard::Parts;
-use crate::socket::{Listener, SocketOptions};
+use crate::socket::{Listener, Socket, SocketOptions};
 use crate::telemetry::Telemetry;
 use crate::tls::tests::pair::{cart, connected, open_all, pay};
 use crate::tls::{AnyRecords, PeerChain, RecordsKind};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-fn shard() -> Rc<Shard> {
+/// A shard without pods.
+pub(crate) fn shard() -> Rc<Shard> {
     let shard = Shard::new(Parts {
         index: 0,
         core: None,
@@ -125,7 +126,7 @@ async fn accepted(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
     };
     let session = HboneSession::server(SessionConfig::from(&shard.limits), ring::now_ms());
     let secured = Secured {
-        socket,
+        transport: socket.into(),
         records: server,
         identity: cart(),
         peer: PeerChain::default(),
@@ -143,7 +144,7 @@ async fn dialled(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
     let (socket, _, far) = connection(shard).await;
     let session = HboneSession::client(SessionConfig::from(&shard.limits), ring::now_ms());
     let secured = Secured {
-        socket,
+        transport: socket.into(),
         records: client,
         identity: pay(),
         peer: PeerChain::default(),
@@ -155,8 +156,8 @@ async fn dialled(shard: &Rc<Shard>) -> (Rc<Tunnel>, Far) {
     (tunnel, Far { socket: far, records: server, session, wire: Vec::new() })
 }
 
-/// Adopts a mesh with the test's pod at the loopback address.
-fn adopt_pod(shard: &Shard) {
+/// A mesh with the test's pod at the loopback address.
+pub(crate) fn mesh() -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.workloads.insert(Arc::new(Workload {
         uid: "pay-0".into(),
@@ -167,7 +168,7 @@ fn adopt_pod(shard: &Shard) {
         addresses: [Ipv4Addr::LOCALHOST.into()].into(),
         ..Workload::default()
     }));
-    shard.adopt(Arc::new(snapshot));
+    snapshot
 }
 
 /// An application that sends back what it gets.
@@ -193,7 +194,7 @@ async fn joined<T>(thread: thread::JoinHandle<T>) -> T {
 fn a_client_that_goes_away_keeps_the_streams_that_it_has() {
     Ring::build(RingKind::Auto).unwrap().run(async {
         let shard = shard();
-        adopt_pod(&shard);
+        shard.adopt(Arc::new(mesh()));
         let (_tunnel, mut far) = accepted(&shard).await;
         let app = echo();
         let client = thread::spawn(move || {

@@ -175,9 +175,9 @@ impl Rig {
         (self.pod(pod).address, port).into()
     }
 
-    /// The directory with the root that the proxies share.
+    /// The directory with the root that the proxies trust: the controller's, or the one that they share.
     pub fn ca(&self) -> PathBuf {
-        self.lab.dir().join("ca")
+        self.controller.as_ref().map_or_else(|| self.lab.dir().join("ca"), Controller::ca)
     }
 
     /// A node proxy's own account of itself.

@@ -261,6 +261,12 @@ impl Handles {
     fn start(config: &Config, cores: &[usize], (asked, log): (Asked, &Log)) -> Result<Self, Error> {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
         let count = config.shards_on(cores.len());
+        if count > 1 && !config.options.port_reuse {
+            let reason =
+                format!("{count} shards listen on the same ports; set ZTUNNEL_WORKER_THREADS to 1 too");
+            let (variable, value) = ("INPOD_PORT_REUSE".into(), "false".into());
+            return Err(ConfigError { variable, value, reason }.into());
+        }
         let access = AccessOutput { level: log.control().access(), sink: Arc::new(log.access_lines()) };
         let mut mailboxes = Vec::with_capacity(count);
         for index in 0..count {
@@ -270,6 +276,7 @@ impl Handles {
                 limits: config.limits.clone(),
                 records: records(config.records),
                 ipv6: config.ipv6,
+                options: config.options,
                 ring: ring(config.ring),
                 access: access.clone(),
                 series_expiry_ms: millis(config.metrics_expiry),

@@ -169,11 +169,10 @@ async fn open(
     // Tracked before it connects, so that a policy change during the connect cuts it too.
     let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
-    let app = match target.proxy {
-        Some(_) => Err(Reason::Unsupported),
-        None => plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await,
-    };
-    let app = match app {
+    if target.proxy.is_some() {
+        return Err((Reason::Unsupported, Some(tracked)));
+    }
+    let app = match plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await {
         Ok(app) => app,
         Err(reason) => return Err((reason, Some(tracked))),
     };
@@ -219,7 +218,7 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
             Some(reason) => Err(reason),
             None => Ok(Admitted {
                 source: source(snapshot, peer, head),
-                response: accepted(workload),
+                response: accepted(shard, workload),
                 workload: workload.clone(),
                 target,
             }),
@@ -249,7 +248,8 @@ fn source(snapshot: &Snapshot, peer: &Peer, head: &RequestHead) -> Party {
 }
 
 /// The answer to a request that was let in.
-fn accepted(workload: &Workload) -> ConnectResponse {
-    let headers = vec![("baggage".to_owned(), Baggage::of(workload).to_string())];
+fn accepted(shard: &Shard, workload: &Workload) -> ConnectResponse {
+    let baggage = shard.options.response_baggage.then(|| Baggage::of(workload).to_string());
+    let headers = baggage.into_iter().map(|baggage| ("baggage".to_owned(), baggage)).collect();
     ConnectResponse { status: 200, headers }
 }

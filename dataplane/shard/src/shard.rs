@@ -12,6 +12,7 @@ use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 use halo_core::outcome::Reason;
 use halo_core::pool::{Pool, TunnelId, WaiterId};
 use halo_core::rbac;
@@ -34,7 +35,7 @@ use crate::socket::SocketOptions;
 use crate::stats::{self, Latencies};
 use crate::telemetry::Telemetry;
 use crate::timer::Timers;
-use crate::tls::{PeerChain, RecordsKind, RevocationLists, TlsConfig};
+use crate::tls::{PeerChain, RecordsKind, RevocationLists, Terms, TlsConfig};
 use crate::tunnel::{CLOSE_MS_MAX, Side, Tunnel};
 use crate::wake::{Broadcast, Signal};
 
@@ -83,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) records: RecordsKind,
     pub(crate) ipv6: bool,
+    pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
     pub(crate) place: Place,
     pub(crate) access: Rc<AccessLog>,
@@ -102,7 +104,7 @@ impl Shard {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
         Rc::new(Self {
-            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6),
+            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6, parts.options),
             parts,
             timers: Rc::default(),
             buffers: Buffers::default(),
@@ -209,6 +211,9 @@ impl Shard {
         self.counters.snapshots.increment();
         self.recheck(&old, &snapshot);
         self.close_tunnels_to_the_gone(&old, &snapshot);
+        if old.mesh.trust_domain_aliases != snapshot.mesh.trust_domain_aliases {
+            self.tls.borrow_mut().clear();
+        }
         if !old.certificates.ptr_eq(&snapshot.certificates) {
             self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
         }
@@ -393,7 +398,9 @@ impl Shard {
             return Some(config.clone());
         }
         let revocations = self.revocations.borrow().clone();
-        let config = Rc::new(TlsConfig::with_revocations(certificate, revocations).ok()?);
+        let aliases = &snapshot.mesh.trust_domain_aliases;
+        let terms = Terms { mode: self.options.tls, aliases: aliases.iter().cloned().collect(), revocations };
+        let config = Rc::new(TlsConfig::on_terms(certificate, terms).ok()?);
         cache.insert(identity.clone(), (certificate.clone(), config.clone()));
         Some(config)
     }

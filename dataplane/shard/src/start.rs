@@ -8,6 +8,7 @@ use std::thread;
 
 use halo_core::counters::Counters;
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 
 use crate::access::{AccessLog, AccessOutput};
 use crate::demand::{Ask, Demand};
@@ -33,6 +34,8 @@ pub struct ShardConfig {
     pub records: RecordsKind,
     /// Whether its listeners take IPv6 beside IPv4.
     pub ipv6: bool,
+    /// How its connections are made.
+    pub options: Options,
     /// Which kernel interface it uses.
     pub ring: RingKind,
     /// Where its access lines go.
@@ -51,6 +54,7 @@ impl fmt::Debug for ShardConfig {
             .field("limits", &self.limits)
             .field("records", &self.records)
             .field("ipv6", &self.ipv6)
+            .field("options", &self.options)
             .field("ring", &self.ring)
             .finish_non_exhaustive()
     }
@@ -137,6 +141,7 @@ fn run(
         limits: config.limits,
         records: config.records,
         ipv6: config.ipv6,
+        options: config.options,
         access: AccessLog::new(config.access, counters.clone()),
         telemetry: Telemetry::new(counters.clone(), config.series_expiry_ms),
         counters,

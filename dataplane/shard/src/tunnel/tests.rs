@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use halo_core::hbone::{Event, SessionConfig};
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
 use halo_core::snapshot::Snapshot;
@@ -40,6 +41,7 @@ pub(crate) fn shard() -> Rc<Shard> {
         counters: Arc::default(),
         place: Place::home().unwrap(),
         ipv6: true,
+        options: Options::default(),
         access: AccessLog::new(access::tests::output(1).0, Arc::default()),
         telemetry: Telemetry::new(Arc::default(), 60_000),
         demand: Demand::new(Arc::new(|_| true), Arc::default(), 5_000),
@@ -101,7 +103,7 @@ impl Far {
 
 /// A connection over loopback: ours, and the far end's with a read deadline.
 async fn connection(shard: &Shard) -> (Socket, SocketAddr, TcpStream) {
-    let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
+    let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true, chosen: Options::default() };
     let pod = pod::tests::pod();
     let listener = Rc::new(Listener::bind(&shard.place, &pod.netns, 0, &options).unwrap());
     let far = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.port())).unwrap();

@@ -16,6 +16,7 @@ use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
 use halo_core::net::NetworkAddress;
+use halo_core::options::Options;
 use halo_core::policy::{Action, Match, Policy, Scope};
 use halo_core::report::{ShardReport, View};
 use halo_core::service::{Service, ServiceKey, Visibility};
@@ -86,7 +87,18 @@ fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardCo
     let access = AccessOutput { level: AccessLevel::default(), sink: Arc::new(|_| true) };
     let ask: Ask = Arc::new(|_| false);
     let series_expiry_ms = 300_000;
-    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, access, series_expiry_ms, ask }
+    ShardConfig {
+        index: 0,
+        core: None,
+        limits,
+        records,
+        ipv6: true,
+        options: Options::default(),
+        ring,
+        access,
+        series_expiry_ms,
+        ask,
+    }
 }
 
 /// Runs a test with one ring alone.

@@ -499,6 +499,7 @@ impl Shard {
         // What is within another tunnel can only be sent while that one is open.
         self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_))).await;
         self.close_tunnels(|_| true).await;
+        self.access.flush();
         // One more turn or two, so that the last resets leave.
         ring::sleep_ms(20).await;
     }
@@ -514,7 +515,6 @@ impl Shard {
             }
         };
         ring::within_ms(CLOSE_MS_MAX, sent).await;
-        self.access.flush();
     }
 
     /// Whether drain has begun.

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use crate::heap;
 use halo_control::config::raw::{MESH_CONFIG, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
     Config, ConfigError, Files, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
 use halo_control::log::Log;
-use halo_control::node::NodeError;
+use halo_control::node::{NodeError, Wiring};
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
 use halo_control::version::Version;
@@ -108,13 +109,13 @@ pub fn main(options: Options) -> ExitCode {
         return say(&config.print(format));
     }
     // Kept to the end: the last lines say why the process ends.
-    let _log = match Log::start(&config.log_filter, config.log_format) {
+    let log = match Log::start(&config.log_filter, config.log_format) {
         Ok(log) => log,
         Err(error) => return fail(&error),
     };
     tracing::info!("version: {}", Version { mesh: &config.mesh_version });
     tracing::info!("running with config: {}", config.print(PrintFormat::Yaml));
-    match run(config) {
+    match run(config, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the node proxy ends");
@@ -194,7 +195,7 @@ enum Error {
 ///
 /// # Errors
 /// [`Error`], with the remedy where there is one.
-fn run(config: Config) -> Result<(), Error> {
+fn run(config: Config, log: &Log) -> Result<(), Error> {
     // A proxy needs three sockets for each connection. With the old limit it still works, and says so when it is reached.
     let _ = raise_descriptor_limit();
     let cores = cores(&config, &usable_cores())?;
@@ -202,7 +203,8 @@ fn run(config: Config) -> Result<(), Error> {
     let shards = Handles::start(&config, &cores, asked)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = runtime.block_on(async { Stop::listen() })?;
-    runtime.block_on(halo_control::node::run(config, shards, questions, stop.requested()))?;
+    let wiring = Wiring { questions, log: Some(log.control()), heap: heap::profiler() };
+    runtime.block_on(halo_control::node::run(config, shards, wiring, stop.requested()))?;
     Ok(())
 }
 

@@ -186,6 +186,8 @@ pub struct Config {
     pub log_filter: String,
     /// Form of log lines.
     pub log_format: LogFormat,
+    /// How long metrics show a series after its last use, once a workload of it has left the mesh.
+    pub metrics_expiry: Duration,
     /// Bounds of the shards.
     pub limits: Limits,
     /// How the shards make connections.

@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod certs;
 pub mod envoy;
 pub mod exchange;
+pub mod frames;
 pub mod hbone;
 pub mod names;
 pub mod observe;

@@ -184,6 +184,20 @@ variables! {
         |draft, text| draft.config.limits.streams_per_tunnel_max = number(text, 1, WINDOW_MAX)?;
     "POOL_UNUSED_RELEASE_TIMEOUT", "5m", "a tunnel without streams is closed after this",
         |draft, text| draft.config.limits.tunnel_idle_ms_max = milliseconds(duration(text)?);
+    "HALO_CONNECT_TIMEOUT", "10s", "how long a TCP connection may take to open",
+        |draft, text| draft.config.limits.connect_ms_max = milliseconds(duration_some(text)?);
+    "HALO_HANDSHAKE_TIMEOUT", "10s", "how long a TLS handshake may take, in both roles",
+        |draft, text| draft.config.limits.handshake_ms_max = milliseconds(duration_some(text)?);
+    "HALO_ANSWER_TIMEOUT", "20s", "how long a peer may take to answer CONNECT; at least HALO_CONNECT_TIMEOUT",
+        |draft, text| draft.config.limits.connect_answer_ms_max = milliseconds(duration_some(text)?);
+    "HALO_HALF_CLOSE_TIMEOUT", "5m", "how long one direction may stay silent after the other has ended",
+        |draft, text| draft.config.limits.half_close_ms_max = milliseconds(duration_some(text)?);
+    "HALO_LOOKUP_TIMEOUT", "5s", "how long a connection waits for what the control plane has not delivered yet",
+        |draft, text| draft.config.limits.lookup_ms_max = milliseconds(duration_some(text)?);
+    "HALO_PING_INTERVAL", "10s", "between two probes of a tunnel",
+        |draft, text| draft.config.limits.ping_interval_ms = milliseconds(duration_some(text)?);
+    "HALO_PING_TIMEOUT", "20s", "a tunnel that leaves a probe unanswered for this long is dead",
+        |draft, text| draft.config.limits.ping_timeout_ms = milliseconds(duration_some(text)?);
     "HTTP2_STREAM_WINDOW_SIZE", "4194304", "largest receive window of a stream, bytes",
         |draft, text| draft.config.limits.stream_window_max = number(text, 65_535, WINDOW_MAX)?;
     "HTTP2_CONNECTION_WINDOW_SIZE", "16777216", "receive window of a tunnel, bytes",
@@ -230,6 +244,8 @@ variables! {
     "AUTHZ_POLICY_INFO_LOGGING", "none", "taken for the stock node proxy's sake: refusals by policy are always logged",
         |_draft, _text| ();
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
+    "HALO_METRICS_EXPIRY", "5m", "how long metrics of workloads that are gone are shown after their last use",
+        |draft, text| draft.config.metrics_expiry = duration_some(text)?;
     "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
 }
 
@@ -315,6 +331,7 @@ impl Default for Draft {
             metrics: any,
             log_filter: "info".into(),
             log_format: LogFormat::Plain,
+            metrics_expiry: Duration::from_secs(300),
             limits: Limits::default(),
             options: Options::default(),
             trust_domain_aliases: Vec::new(),
@@ -467,6 +484,11 @@ fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
     if limits.connection_window < limits.stream_window_max {
         let reason = format!("must not be below HTTP2_STREAM_WINDOW_SIZE, {}", limits.stream_window_max);
         return Err(refuse("HTTP2_CONNECTION_WINDOW_SIZE", &limits.connection_window.to_string(), reason));
+    }
+    if limits.connect_answer_ms_max < limits.connect_ms_max {
+        // The answer waits for the far side's own connect.
+        let reason = format!("must not be below HALO_CONNECT_TIMEOUT, {}ms", limits.connect_ms_max);
+        return Err(refuse("HALO_ANSWER_TIMEOUT", &format!("{}ms", limits.connect_answer_ms_max), reason));
     }
     limits.stream_window_initial = limits.stream_window_initial.min(limits.stream_window_max);
     limits.drain_ms_max = match (draft.drain, draft.grace) {

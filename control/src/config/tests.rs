@@ -77,6 +77,9 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("HTTP2_CONNECTION_WINDOW_SIZE", "65535", "HTTP2_STREAM_WINDOW_SIZE"),
         ("POOL_MAX_STREAMS_PER_CONNECTION", "0", "from 1"),
         ("PACKET_MARK", "0xzz", "hexadecimal"),
+        ("HALO_HANDSHAKE_TIMEOUT", "0s", "longer than 0"),
+        ("HALO_HALF_CLOSE_TIMEOUT", "five", "duration"),
+        ("HALO_ANSWER_TIMEOUT", "9999ms", "HALO_CONNECT_TIMEOUT, 10000ms"),
         ("HALO_RING", "kqueue", "auto or io_uring or epoll"),
         ("HALO_CORES", "0-", "0-3,6"),
         ("HALO_CORES", ",", "0-3,6"),
@@ -120,6 +123,31 @@ fn the_grace_period_leaves_time_to_end_and_never_underflows() {
     }
     let both = [("TERMINATION_GRACE_PERIOD_SECONDS", "30"), ("CONNECTION_TERMINATION_DEADLINE", "2s")];
     assert_eq!(read(&both).unwrap().limits.drain_ms_max, 2_000);
+}
+
+#[test]
+fn every_deadline_of_a_connection_can_be_set() {
+    let limits = |variables: &[(&str, &str)]| read(variables).unwrap().limits;
+    let set = limits(&[
+        ("HALO_CONNECT_TIMEOUT", "1s"),
+        ("HALO_HANDSHAKE_TIMEOUT", "2s"),
+        ("HALO_ANSWER_TIMEOUT", "3s"),
+        ("HALO_HALF_CLOSE_TIMEOUT", "4s"),
+        ("HALO_LOOKUP_TIMEOUT", "5s"),
+        ("HALO_PING_INTERVAL", "6s"),
+        ("HALO_PING_TIMEOUT", "7s"),
+    ]);
+    let wanted = Limits {
+        connect_ms_max: 1_000,
+        handshake_ms_max: 2_000,
+        connect_answer_ms_max: 3_000,
+        half_close_ms_max: 4_000,
+        lookup_ms_max: 5_000,
+        ping_interval_ms: 6_000,
+        ping_timeout_ms: 7_000,
+        ..limits(&[])
+    };
+    assert_eq!(set, wanted);
 }
 
 #[test]

@@ -25,6 +25,18 @@ pub enum ResponseFlag {
 }
 
 impl ResponseFlag {
+    /// Every flag, in the order of its number.
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Deny,
+        Self::Connect,
+        Self::TlsFailure,
+        Self::H2HandshakeFailure,
+        Self::NetworkPolicy,
+        Self::IdentityError,
+        Self::CertRevoked,
+    ];
+
     /// The text in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -195,6 +207,13 @@ mod tests {
     fn a_reasons_number_is_its_place_in_the_list() {
         for (place, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_flags_number_is_its_place_in_the_list() {
+        for (place, flag) in ResponseFlag::ALL.iter().enumerate() {
+            assert_eq!(*flag as usize, place);
         }
     }
 

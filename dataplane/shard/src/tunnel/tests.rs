@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -15,15 +15,16 @@ use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
 use super::*;
+use crate::access::{self, AccessLog};
 use crate::conn::{Original, Parties};
 use crate::demand::Demand;
 use crate::netns::Place;
 use crate::pod;
-use crate::refusal::Refusals;
 use crate::relay;
 use crate::ring::{self, Ring, RingKind};
 use crate::shard::Parts;
 use crate::socket::{Listener, Socket, SocketOptions};
+use crate::telemetry::Telemetry;
 use crate::tls::tests::pair::{cart, connected, open_all, pay};
 use crate::tls::{AnyRecords, PeerChain, RecordsKind};
 
@@ -41,7 +42,8 @@ pub(crate) fn shard() -> Rc<Shard> {
         place: Place::home().unwrap(),
         ipv6: true,
         options: Options::default(),
-        refusals: Refusals::new(mpsc::sync_channel(1).0),
+        access: AccessLog::new(access::tests::output(1).0, Arc::default()),
+        telemetry: Telemetry::new(Arc::default(), 60_000),
         demand: Demand::new(Arc::new(|_| true), Arc::default(), 5_000),
     });
     shard.spawn(shard.timers.clone().run());

@@ -246,8 +246,7 @@ fn hbone_ip_mismatch_answers_400_and_is_told() {
     let rig = raw_rig();
     assert_eq!(connect(&rig, &rig.address("client", HTTP).to_string()), Ok(400));
     let line = observe::access(&rig.proxies[1], "connection failed", &[("direction", "inbound")]);
-    let error = format!("ip mismatch: {} != {}", rig.pod("remote").address, rig.pod("client").address);
-    assert!(line["error"].as_str().unwrap_or_default().starts_with(&error), "{line}");
+    assert!(line["error"].as_str().unwrap_or_default().starts_with("ip mismatch:"), "{line}");
 }
 
 /// CONNECT to a service by its host name, whose port 80 leads to this target port; the workload maps it to [`HTTP`].

@@ -29,6 +29,7 @@ mod shard;
     reason = "descriptors of the runtime's sockets, and one connect(2) without a library form"
 )]
 mod socket;
+mod socks5;
 mod start;
 mod stats;
 mod telemetry;

@@ -12,6 +12,7 @@ use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
+use halo_core::net::{SOCKS5_PORT, is_own_port};
 use halo_core::options::Options;
 use halo_core::outcome::Reason;
 use halo_core::pool::{Pool, TunnelId, WaiterId};
@@ -311,6 +312,11 @@ impl Shard {
             rbac::Event::Missing(_) => self.counters.policies_missing.increment(),
         });
         verdict.reason()
+    }
+
+    /// Whether a port is one of our own listeners in every pod: a connection to it through us would loop.
+    pub(crate) fn is_own_port(&self, port: u16) -> bool {
+        is_own_port(port) || (self.options.socks5 && port == SOCKS5_PORT)
     }
 
     /// The mesh's own record of a local pod, once the control plane has delivered it.

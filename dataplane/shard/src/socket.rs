@@ -116,8 +116,25 @@ impl Listener {
             ipv4()
         };
         let socket = socket.map_err(|error| ("bind a listener", error))?;
-        let inner = TcpListener::from_std(StdListener::from(socket));
-        inner.map(|inner| Self { inner }).map_err(|error| ("register a listener", error))
+        Self::register(socket).map_err(|error| ("register a listener", error))
+    }
+
+    /// Binds one address of `netns`, as [`Listener::bind`] binds all.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn bind_to(
+        place: &Place,
+        netns: &Arc<OwnedFd>,
+        address: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<Self> {
+        place.enter(netns)?;
+        listening(address, options).and_then(Self::register)
+    }
+
+    fn register(socket: RawSocket) -> io::Result<Self> {
+        TcpListener::from_std(StdListener::from(socket)).map(|inner| Self { inner })
     }
 
     /// Waits for the next connection. Never drop this future: the runtime would leak the accepted socket.

@@ -166,6 +166,38 @@ fn trust_domain_mismatch_rejected_on_both_sides() {
 }
 
 #[test]
+fn trust_domain_alias_counts_as_the_own_domain_for_tls_and_for_policies() {
+    let plan = [NodePlan::new("node-a", &["web", "stranger"]), NodePlan::new("node-b", &["shop", "peer"])];
+    let variable = ("TRUST_DOMAIN_ALIASES".to_owned(), "old.example".to_owned());
+    let options = NodeOptions { environment: vec![variable], ..NodeOptions::default() };
+    let mut rig = Rig::with_enrolled(&plan, options, &["web", "shop"]);
+    let _server = Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap();
+    let root = Root::of(&rig.ca()).unwrap();
+    let old = root.issue("spiffe://old.example/ns/demo/sa/stranger").unwrap();
+    assert_eq!(knock(&rig, Some(&old)), Ok(200));
+    let elsewhere = root.issue("spiffe://elsewhere.example/ns/demo/sa/stranger").unwrap();
+    refused_and_counted(&rig, Some(&elsewhere), "closed_peer_trust_domain");
+    // A policy that names an account means it under its old name too.
+    rig.mesh.policies.push(Policy {
+        name: "no-stranger".into(),
+        action: Action::Deny,
+        pod: "shop".into(),
+        clients: vec!["stranger".into()],
+    });
+    rig.publish();
+    assert_eq!(knock(&rig, Some(&old)), Ok(401));
+    // A server may still show its old name.
+    rig.mesh.enrolled.insert("peer".into());
+    rig.publish();
+    let listener = socket::listen(rig.netns("peer"), HBONE);
+    let leaf = root.issue("spiffe://old.example/ns/demo/sa/peer").unwrap();
+    let serving = thread::spawn(move || hbone::serve_once(&listener, &leaf));
+    let _stream = socket::connect(rig.netns("web"), rig.address("peer", HTTP)).unwrap();
+    let heard = serving.join().unwrap().unwrap();
+    assert!(heard.starts_with(b"PRI * HTTP/2.0"), "{heard:?}");
+}
+
+#[test]
 fn openssl_without_a_certificate_gets_an_alert_and_nothing_else() {
     let rig = rig();
     let target = rig.address("shop", HBONE).to_string();

@@ -93,6 +93,6 @@ async fn find(
     }
     let ipv6_first = client.is_ipv6();
     let host = HostTarget { hostname, port, ipv4: true, ipv6: shard.ipv6, ipv6_first };
-    let found = outbound::lookup(shard, pod, &host).await?;
+    let found = shard.dns.lookup(pod, &host).await?;
     found.first().map(|ip| SocketAddr::new(*ip, port)).ok_or(Reason::NoHealthyUpstream)
 }

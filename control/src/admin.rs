@@ -8,7 +8,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use halo_core::report::ShardReport;
+use halo_core::report::{ShardReport, View};
 use hyper::{Method, StatusCode};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -49,8 +49,8 @@ pub(crate) struct Node<S> {
 impl<S: Shards> Node<S> {
     /// What the shards are doing. None of them is told of if one does not answer in time: whoever asks wants to see
     /// the rest of the node then all the more.
-    pub(crate) async fn reports(&self) -> Vec<ShardReport> {
-        timeout(INSPECT_MAX, self.shards.inspect()).await.unwrap_or_else(|_| {
+    pub(crate) async fn reports(&self, view: View) -> Vec<ShardReport> {
+        timeout(INSPECT_MAX, self.shards.inspect(view)).await.unwrap_or_else(|_| {
             warn!("a shard does not say what it is doing");
             Vec::new()
         })
@@ -88,7 +88,7 @@ impl<S: Shards> Service for AdminService<S> {
 impl<S: Shards> AdminService<S> {
     async fn config_dump(&self) -> Answer {
         let node = &self.0;
-        let shards = node.reports().await;
+        let shards = node.reports(View::Connections).await;
         let parts = dump::Parts {
             config: node.config.to_json(),
             mesh_version: node.config.mesh_version.clone(),

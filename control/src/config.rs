@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 use halo_core::zds::WorkloadInfo;
 
 pub use cores::Cores;
@@ -185,8 +186,16 @@ pub struct Config {
     pub log_filter: String,
     /// Form of log lines.
     pub log_format: LogFormat,
+    /// How long metrics show a series after its last use, once a workload of it has left the mesh.
+    pub metrics_expiry: Duration,
     /// Bounds of the shards.
     pub limits: Limits,
+    /// How the shards make connections.
+    pub options: Options,
+    /// Other names of the workloads' trust domain.
+    pub trust_domain_aliases: Vec<String>,
+    /// Whether an application that takes the PROXY protocol is reached at the loopback address.
+    pub application_tunnels_local: bool,
 }
 
 /// What flags set; a flag wins over its variable.
@@ -251,6 +260,10 @@ impl Config {
                  trusts; set CA_ADDRESS, or HALO_CA_DIR to a directory that the nodes share",
                 xds.address
             ));
+        }
+        if self.options.tls.pqc_only && self.options.tls.tls12 {
+            warnings
+                .push("COMPLIANCE_POLICY=pqc leaves TLS 1.3 alone; TLS12_ENABLED has no effect".to_owned());
         }
         let ca = match &self.ca {
             CaSource::Remote(ca) => Some(ca),

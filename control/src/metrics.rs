@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use halo_core::report::ShardReport;
+use halo_core::report::{ShardReport, View};
 use halo_core::zds::PodState;
 use hyper::StatusCode;
 
@@ -72,7 +72,7 @@ impl Text {
 
 impl<S: Shards> MetricsService<S> {
     async fn text(&self) -> String {
-        let reports = self.0.reports().await;
+        let reports = self.0.reports(View::Series).await;
         let mut text = Text::default();
         self.control(&mut text);
         shards(&mut text, &reports);
@@ -175,7 +175,7 @@ fn shards(text: &mut Text, reports: &[ShardReport]) {
     text.gauge("halo_shards", "Shards that answered.", reports.len() as u64);
     let sum = |of: fn(&ShardReport) -> u64| reports.iter().map(of).sum();
     text.gauge("halo_shard_tunnels", "Open tunnels.", sum(|report| report.tunnels as u64));
-    text.gauge("halo_shard_connections", "Open connections.", sum(|report| report.connections.len() as u64));
+    text.gauge("halo_shard_connections", "Open connections.", sum(|report| report.connections_open as u64));
     let behind = reports.iter().map(|report| report.generation).min().unwrap_or(0);
     text.gauge("halo_shard_generation", "Oldest generation that a shard decides by.", behind);
     text.head("halo_shard_cpu_nanoseconds_total", "counter", "CPU time of each shard.");

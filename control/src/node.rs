@@ -149,9 +149,9 @@ fn start<S: Shards>(
         cluster: config.cluster.as_str().into(),
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
         on_demand: config.xds_on_demand && config.xds.is_some(),
-        trust_domain_aliases: Box::default(),
+        trust_domain_aliases: config.trust_domain_aliases.iter().map(|alias| alias.as_str().into()).collect(),
         cluster_domain: "cluster.local".into(),
-        application_tunnels_local: true,
+        application_tunnels_local: config.application_tunnels_local,
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
     let (publisher, publishing) = Publisher::new(first, shards.clone());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use halo_core::certificate::Certificate;
 use halo_core::id::Identity;
-use halo_core::report::ShardReport;
+use halo_core::report::{ShardReport, View};
 use halo_core::snapshot::Snapshot;
 use imbl::HashMap;
 use tokio::sync::watch;
@@ -126,7 +126,7 @@ impl Shards for FakeShards {
         self.pods.send_modify(|pods| drop(pods.remove(&uid)));
     }
 
-    async fn inspect(&self) -> Vec<ShardReport> {
+    async fn inspect(&self, _: View) -> Vec<ShardReport> {
         if self.mute.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }

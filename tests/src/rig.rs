@@ -191,12 +191,9 @@ impl Rig {
         (self.pod(pod).address, port).into()
     }
 
-    /// The directory of the root that signs the proxies' certificates: the controller's, or the one that they share.
+    /// The directory with the root that the proxies trust: the controller's, or the one that they share.
     pub fn ca(&self) -> PathBuf {
-        match &self.controller {
-            Some(controller) => controller.ca(),
-            None => self.lab.dir().join("ca"),
-        }
+        self.controller.as_ref().map_or_else(|| self.lab.dir().join("ca"), Controller::ca)
     }
 
     /// A node proxy's own account of itself.

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use halo_core::limits::Limits;
+use halo_core::options::{Keepalive, Options, OriginalSource};
 use halo_core::zds::WorkloadInfo;
 
 use super::cpu::{quantity, whole};
 use super::mode::{self, Kind};
-use super::proxy_config::ProxyConfig;
+use super::proxy_config::{MeshConfig, ProxyConfig};
 use super::raw::{
     ConfigError, Files, MESH_CONFIG, Reason, Variables, boolean, duration, duration_some, mark, milliseconds,
     number, parse, shard_count, word,
@@ -48,6 +49,9 @@ pub(super) struct Draft {
     pub(super) client_certificate: Option<PathBuf>,
     pub(super) client_key: Option<PathBuf>,
     pub(super) kubernetes: bool,
+    keepalive: Keepalive,
+    probes: bool,
+    user_timeout: bool,
     proxy: ProxyConfig,
     mode: Kind,
     workload: Option<WorkloadInfo>,
@@ -68,6 +72,10 @@ pub(super) struct Draft {
 const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// Bounds of SETTINGS_MAX_FRAME_SIZE (RFC 9113, section 6.5.2).
 const FRAME_SIZE: (u32, u32) = (1 << 14, (1 << 24) - 1);
+
+/// Most seconds that the kernel takes between two probes of a connection, and most probes (tcp(7)).
+const PROBE_S_MAX: u64 = 32_767;
+const PROBES_MAX: u32 = 127;
 
 /// Shortest life of a certificate.
 const LIFE_MIN: Duration = Duration::from_secs(2);
@@ -200,6 +208,33 @@ variables! {
         |draft, text| draft.drain = Some(duration(text)?);
     "TERMINATION_GRACE_PERIOD_SECONDS", "none: 5 s to drain", "the pod's grace period; drain ends a little earlier",
         |draft, text| draft.grace = Some(duration(text)?);
+    "TRUST_DOMAIN_ALIASES", "trustDomainAliases of ./etc/istio/config/mesh, if it is there",
+        "other names of the workloads' trust domain, separated by commas",
+        |draft, text| draft.config.trust_domain_aliases = names(text)?;
+    "COMPLIANCE_POLICY", "none", "pqc: keys of tunnels are exchanged by X25519MLKEM768 alone",
+        |draft, text| draft.config.options.tls.pqc_only = word(text, &[("pqc", true)])?;
+    "TLS12_ENABLED", "false", "let peers use TLS 1.2 that do not speak TLS 1.3",
+        |draft, text| draft.config.options.tls.tls12 = boolean(text)?;
+    "KEEPALIVE_ENABLED", "true", "probe silent TCP connections", |draft, text| draft.probes = boolean(text)?;
+    "KEEPALIVE_TIME", "180s", "silence before the first probe", |draft, text| draft.keepalive.time_s = probe(text)?;
+    "KEEPALIVE_INTERVAL", "180s", "between two probes", |draft, text| draft.keepalive.interval_s = probe(text)?;
+    "KEEPALIVE_RETRIES", "9", "probes without an answer that end a connection",
+        |draft, text| draft.keepalive.retries = number(text, 1, PROBES_MAX)?;
+    "USER_TIMEOUT_ENABLED", "false", "end a connection whose bytes are not acknowledged for as long as probes would take",
+        |draft, text| draft.user_timeout = boolean(text)?;
+    "ENABLE_ORIG_SRC", "true where the kernel lets it", "applications see their clients' own addresses",
+        |draft, text| draft.config.options.original_source = match boolean(text)? {
+            true => OriginalSource::Always,
+            false => OriginalSource::Never,
+        };
+    "INPOD_PORT_REUSE", "true", "several processes, and several shards, may listen on the ports in pods",
+        |draft, text| draft.config.options.port_reuse = boolean(text)?;
+    "LOCALHOST_APP_TUNNEL", "true", "reach applications that take the PROXY protocol at the loopback address",
+        |draft, text| draft.config.application_tunnels_local = boolean(text)?;
+    "ENABLE_RESPONSE_BAGGAGE", "true", "tell clients about the workload that answers them, and read what servers tell",
+        |draft, text| draft.config.options.response_baggage = boolean(text)?;
+    "UNSTABLE_ENABLE_SOCKS5", "false", "a SOCKS5 proxy on 127.0.0.1:15080 in every pod",
+        |draft, text| draft.config.options.socks5 = boolean(text)?;
     "PACKET_MARK", "1337; none with PROXY_MODE=dedicated", "mark on packets from pods' network namespaces; 0 for none",
         |draft, text| draft.packet_mark = Some(mark(text)?);
     "IPV6_ENABLED", "true", "listen on IPv6 too", |draft, text| draft.config.ipv6 = boolean(text)?;
@@ -209,7 +244,26 @@ variables! {
     "AUTHZ_POLICY_INFO_LOGGING", "none", "taken for the stock node proxy's sake: refusals by policy are always logged",
         |_draft, _text| ();
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
+    "HALO_METRICS_EXPIRY", "5m", "how long metrics of workloads that are gone are shown after their last use",
+        |draft, text| draft.config.metrics_expiry = duration_some(text)?;
     "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
+}
+
+/// Names separated by commas.
+fn names(text: &str) -> Result<Vec<String>, Reason> {
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    match names.iter().any(|name| name.is_empty() || name.contains(char::is_whitespace)) {
+        true => Err("expected names separated by commas, such as old.example,older.example".to_owned()),
+        false => Ok(names),
+    }
+}
+
+/// Seconds that the kernel takes.
+fn probe(text: &str) -> Result<u32, Reason> {
+    let time = duration(text)?;
+    let whole = time.subsec_nanos() == 0 && (1..=PROBE_S_MAX).contains(&time.as_secs());
+    let seconds = u32::try_from(time.as_secs()).ok().filter(|_| whole);
+    seconds.ok_or_else(|| format!("must be whole seconds, from 1 to {PROBE_S_MAX}"))
 }
 
 fn records(text: &str) -> Result<RecordsMode, Reason> {
@@ -277,7 +331,11 @@ impl Default for Draft {
             metrics: any,
             log_filter: "info".into(),
             log_format: LogFormat::Plain,
+            metrics_expiry: Duration::from_secs(300),
             limits: Limits::default(),
+            options: Options::default(),
+            trust_domain_aliases: Vec::new(),
+            application_tunnels_local: true,
         };
         Self {
             config,
@@ -288,6 +346,9 @@ impl Default for Draft {
             client_certificate: None,
             client_key: None,
             kubernetes: false,
+            keepalive: Keepalive::default(),
+            probes: true,
+            user_timeout: false,
             proxy: ProxyConfig::default(),
             mode: Kind::Shared,
             workload: None,
@@ -310,8 +371,9 @@ impl Default for Draft {
 pub(super) fn resolve(variables: &Variables, overrides: &Overrides) -> Result<Config, ConfigError> {
     let mut draft = Draft::default();
     if let Some(text) = &variables.files().mesh_config {
-        draft.proxy =
-            ProxyConfig::of_mesh(text).map_err(|reason| refuse(MESH_CONFIG, "(its text)", reason))?;
+        let mesh = MeshConfig::parse(text).map_err(|reason| refuse(MESH_CONFIG, "(its text)", reason))?;
+        draft.proxy = mesh.default_config.unwrap_or_default();
+        draft.config.trust_domain_aliases = mesh.trust_domain_aliases;
     }
     for variable in VARIABLES {
         match variable.name.strip_suffix('*') {
@@ -416,6 +478,8 @@ fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
     let mark = draft.packet_mark.unwrap_or(if unmarked { 0 } else { config.limits.packet_mark });
     config.limits.packet_mark = mark;
     config.facts.node_name.clone_from(&config.node);
+    config.options.keepalive = draft.probes.then_some(draft.keepalive);
+    config.options.user_timeout_s = draft.user_timeout.then(|| draft.keepalive.total_s());
     let limits = &mut config.limits;
     if limits.connection_window < limits.stream_window_max {
         let reason = format!("must not be below HTTP2_STREAM_WINDOW_SIZE, {}", limits.stream_window_max);

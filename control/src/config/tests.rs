@@ -1,3 +1,5 @@
+use halo_core::options::{Keepalive, OriginalSource, TlsMode};
+
 use super::*;
 
 fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -88,6 +90,12 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("HALO_RECORDS", "openssl", "sealed or rustls"),
         ("HALO_ADMIN_ADDR", "localhost", "address with its port"),
         ("LOG_FORMAT", "xml", "plain or json"),
+        ("COMPLIANCE_POLICY", "fips-140-2", "expected pqc"),
+        ("TLS12_ENABLED", "1", "true or false"),
+        ("KEEPALIVE_TIME", "500ms", "whole seconds, from 1 to 32767"),
+        ("KEEPALIVE_INTERVAL", "10h", "whole seconds, from 1 to 32767"),
+        ("KEEPALIVE_RETRIES", "0", "from 1 to 127"),
+        ("TRUST_DOMAIN_ALIASES", "a,,b", "separated by commas"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "-1", "duration"),
         ("CONNECTION_TERMINATION_DEADLINE", "99999999999999999999s", "duration"),
     ] {
@@ -276,4 +284,55 @@ fn a_printed_configuration_is_yaml_or_json_of_the_same_value() {
     {
         assert_eq!(json[key], value, "{key}");
     }
+}
+
+#[test]
+fn connections_are_made_as_the_stock_proxy_makes_them_unless_set_otherwise() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.options, Options::default());
+    let probes = Keepalive { time_s: 180, interval_s: 180, retries: 9 };
+    assert_eq!((config.options.keepalive, config.options.user_timeout_s), (Some(probes), None));
+    assert!(config.trust_domain_aliases.is_empty() && config.application_tunnels_local);
+    let config = read(&[
+        ("COMPLIANCE_POLICY", "pqc"),
+        ("TLS12_ENABLED", "true"),
+        ("KEEPALIVE_TIME", "1m"),
+        ("KEEPALIVE_INTERVAL", "10s"),
+        ("KEEPALIVE_RETRIES", "3"),
+        ("USER_TIMEOUT_ENABLED", "true"),
+        ("ENABLE_ORIG_SRC", "true"),
+        ("INPOD_PORT_REUSE", "false"),
+        ("LOCALHOST_APP_TUNNEL", "false"),
+        ("ENABLE_RESPONSE_BAGGAGE", "false"),
+        ("UNSTABLE_ENABLE_SOCKS5", "true"),
+        ("TRUST_DOMAIN_ALIASES", "old.example, older.example"),
+    ])
+    .unwrap();
+    let expected = Options {
+        tls: TlsMode { pqc_only: true, tls12: true },
+        keepalive: Some(Keepalive { time_s: 60, interval_s: 10, retries: 3 }),
+        user_timeout_s: Some(90),
+        original_source: OriginalSource::Always,
+        port_reuse: false,
+        response_baggage: false,
+        socks5: true,
+    };
+    assert_eq!(config.options, expected);
+    assert_eq!(config.trust_domain_aliases, ["old.example", "older.example"]);
+    assert!(!config.application_tunnels_local);
+    assert!(config.warnings().iter().any(|warning| warning.contains("TLS12_ENABLED has no effect")));
+    let silent = read(&[("KEEPALIVE_ENABLED", "false"), ("USER_TIMEOUT_ENABLED", "true")]).unwrap();
+    assert_eq!((silent.options.keepalive, silent.options.user_timeout_s), (None, Some(1800)));
+    assert_eq!(read(&[("ENABLE_ORIG_SRC", "false")]).unwrap().options.original_source, OriginalSource::Never);
+}
+
+#[test]
+fn aliases_of_the_mesh_configuration_count_unless_the_variable_says_otherwise() {
+    let files = || Files { mesh_config: Some("trustDomainAliases: [one, two]".into()), token: false };
+    let read = |pairs: &[(&str, &str)]| {
+        let variables = pairs.iter().copied().collect::<Variables>().with_files(files());
+        Config::read(&variables, &Overrides::default()).unwrap().trust_domain_aliases
+    };
+    assert_eq!(read(&[]), ["one", "two"]);
+    assert_eq!(read(&[("TRUST_DOMAIN_ALIASES", "three")]), ["three"]);
 }

@@ -98,6 +98,10 @@ counters! {
     questions_refused,
     /// Handshakes refused and tunnels cut because a certificate is revoked.
     crl_rejections,
+    /// Connections counted under labels of which nothing is known, for want of room for further series.
+    series_overflows,
+    /// Lines of the access log that found the queue full.
+    access_lines_dropped,
     /// Policies in dry run that matched.
     policies_dry_run,
     /// Policies that a workload names and the snapshot does not hold, counted at each check.

@@ -21,6 +21,7 @@ pub mod id;
 pub mod labels;
 pub mod limits;
 pub mod net;
+pub mod options;
 pub mod outcome;
 pub mod policy;
 pub mod pool;

@@ -25,6 +25,18 @@ pub enum ResponseFlag {
 }
 
 impl ResponseFlag {
+    /// Every flag, in the order of its number.
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Deny,
+        Self::Connect,
+        Self::TlsFailure,
+        Self::H2HandshakeFailure,
+        Self::NetworkPolicy,
+        Self::IdentityError,
+        Self::CertRevoked,
+    ];
+
     /// The text in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -121,6 +133,8 @@ reasons! {
     NotForUs = ("not_for_us", Connect, 400, Warn, false, "ip mismatch: the CONNECT authority is not an address of this workload"),
     /// The authority names a service or port that this workload does not serve.
     UnknownService = ("unknown_service", Connect, 503, Warn, false, "the CONNECT authority names a service or port that this workload does not serve"),
+    /// The application wants to be told an address, and the service that the authority names has none.
+    NoServiceAddress = ("no_service_address", Connect, 503, Warn, false, "the application tunnel needs an address, and the service in the CONNECT authority has none"),
     /// A DENY policy matched.
     PolicyDeny = ("policy_deny", Deny, 401, Warn, false, "connection closed due to policy rejection: explicitly denied"),
     /// ALLOW policies apply and none matched.
@@ -136,9 +150,11 @@ reasons! {
     /// The destination is in the mesh, but no endpoint may be used.
     NoHealthyUpstream = ("no_healthy_upstream", Connect, 503, Warn, false, "no healthy upstream: the service has no usable endpoint"),
     /// The route needs a waypoint that cannot be resolved.
-    UnknownWaypoint = ("unknown_waypoint", Connect, 503, Warn, false, "unknown waypoint: the destination names a waypoint that is not known"),
+    UnknownWaypoint = ("unknown_waypoint", Connect, 503, Warn, false, "unknown waypoint: the destination names a waypoint that is not known or has no usable endpoint"),
     /// The route needs a feature that this build does not have.
     Unsupported = ("unsupported", Connect, 503, Warn, false, "the route needs a waypoint, another network or an application tunnel, which this build does not support"),
+    /// The destination is on another network whose gateway cannot be resolved.
+    UnknownGateway = ("unknown_gateway", Connect, 503, Warn, false, "unknown network gateway: the destination is on another network, and its gateway is not known or has no usable endpoint"),
     /// Our own certificate has not been issued, or has expired.
     NoCertificate = ("no_certificate", IdentityError, 503, Error, false, "identity error: no valid certificate for the workload"),
     /// The TLS peer sent no certificate.
@@ -191,6 +207,13 @@ mod tests {
     fn a_reasons_number_is_its_place_in_the_list() {
         for (place, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_flags_number_is_its_place_in_the_list() {
+        for (place, flag) in ResponseFlag::ALL.iter().enumerate() {
+            assert_eq!(*flag as usize, place);
         }
     }
 

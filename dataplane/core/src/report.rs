@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::id::Identity;
+use crate::labels::Labels;
+use crate::outcome::ResponseFlag;
 
 /// Which way a connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,6 +69,64 @@ pub struct LatencyReport {
     pub max_us: u64,
 }
 
+/// What a shard is asked about itself. Neither is small, and nobody wants both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// Live connections, for people.
+    Connections,
+    /// Series, for metrics.
+    Series,
+}
+
+/// The connections with the same labels, since the series began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesReport {
+    /// The labels, but for the response flag.
+    pub labels: Arc<Labels>,
+    /// Connections that began.
+    pub opened: u64,
+    /// Connections that ended, by the number of their response flag.
+    pub closed: [u64; ResponseFlag::ALL.len()],
+    /// Bytes from the client side.
+    pub bytes_received: u64,
+    /// Bytes back to the client side.
+    pub bytes_sent: u64,
+    /// Whether there is reason to show it still: its workloads are in the mesh, or it was used a short while ago.
+    pub is_live: bool,
+}
+
+impl SeriesReport {
+    /// Adds what another shard has counted under the same labels.
+    pub fn merge(&mut self, other: &Self) {
+        self.opened += other.opened;
+        for (total, more) in self.closed.iter_mut().zip(other.closed) {
+            *total += more;
+        }
+        self.bytes_received += other.bytes_received;
+        self.bytes_sent += other.bytes_sent;
+        self.is_live |= other.is_live;
+    }
+}
+
+/// A total of each direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ByDirection {
+    /// Of connections that pods open.
+    pub outbound: u64,
+    /// Of connections and tunnels to pods.
+    pub inbound: u64,
+}
+
+impl ByDirection {
+    /// The total of one direction.
+    pub fn of(&mut self, direction: Direction) -> &mut u64 {
+        match direction {
+            Direction::Outbound => &mut self.outbound,
+            Direction::Inbound => &mut self.inbound,
+        }
+    }
+}
+
 /// One shard, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShardReport {
@@ -88,6 +148,14 @@ pub struct ShardReport {
     pub counters: Vec<(&'static str, u64)>,
     /// Latencies by phase, in a fixed order.
     pub latencies: Vec<LatencyReport>,
-    /// Live connections.
+    /// Sockets that clients have open.
+    pub sockets: ByDirection,
+    /// Handshakes refused and tunnels cut because a certificate is revoked.
+    pub crl_rejections: ByDirection,
+    /// How many connections there are.
+    pub connections_open: usize,
+    /// Live connections, if they were asked for.
     pub connections: Vec<ConnectionReport>,
+    /// Series, if they were asked for.
+    pub series: Vec<SeriesReport>,
 }

@@ -28,7 +28,7 @@ pub(crate) enum Capture {
 impl Capture {
     fn seat(self) -> SeatKind {
         match self {
-            Self::Outbound | Self::InboundPlaintext => SeatKind::Connection,
+            Self::Outbound | Self::InboundPlaintext => SeatKind::Captured(self.direction()),
             Self::Inbound => SeatKind::Tunnel,
         }
     }

@@ -114,13 +114,19 @@ async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: Reque
         Ok((tracked, app)) => {
             let relayed = relay::hbone(tracked, app, Way::Downstream, stream, {
                 let shard = shard.clone();
-                move |_, reason| ended(&shard, &peer, reason)
+                move |conn, reason| {
+                    shard.finished(conn, reason);
+                    drop(peer);
+                }
             });
             shard.spawn(relayed);
         }
-        Err(reason) => {
+        Err((reason, tracked)) => {
             stream.tunnel.refuse(&stream.stream, reason.outcome().status);
-            ended(&shard, &peer, reason);
+            match tracked {
+                Some(tracked) => shard.finished(&tracked.conn, reason),
+                None => ended(&shard, &peer, reason),
+            }
         }
     }
 }
@@ -131,20 +137,20 @@ fn ended(shard: &Shard, peer: &Peer, reason: Reason) {
         direction: Direction::Inbound,
         source: peer.client,
         destination: Some(peer.local),
-        identity: Some(&peer.identity),
     };
     shard.ended(subject, reason);
 }
 
-/// Decides on a request and connects to the application.
+/// Decides on a request and connects to the application. What is refused after it was tracked comes back with its reason.
 async fn open(
     shard: &Rc<Shard>,
     peer: &Rc<Peer>,
     stream: &StreamOf,
     head: RequestHead,
-) -> Result<(Tracked, Socket), Reason> {
-    let seat = peer.pod.seat(shard, SeatKind::Connection)?;
-    let admitted = decide(shard, peer, &head).await?;
+) -> Result<(Tracked, Socket), (Reason, Option<Tracked>)> {
+    let untracked = |reason| (reason, None);
+    let seat = peer.pod.seat(shard, SeatKind::Connection).map_err(untracked)?;
+    let admitted = decide(shard, peer, &head).await.map_err(untracked)?;
     let target = admitted.target;
     let parties = Parties {
         direction: Direction::Inbound,
@@ -164,13 +170,16 @@ async fn open(
     let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
     if target.proxy.is_some() {
-        return Err(Reason::Unsupported);
+        return Err((Reason::Unsupported, Some(tracked)));
     }
-    let app = plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await?;
+    let app = match plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await {
+        Ok(app) => app,
+        Err(reason) => return Err((reason, Some(tracked))),
+    };
     tracked.conn.hold_socket(app.closer());
     if let Some(reason) = tracked.conn.outcome().or(stream.stream.failed()) {
         app.closer().abort();
-        return Err(reason);
+        return Err((reason, Some(tracked)));
     }
     stream.tunnel.respond(&stream.stream, &admitted.response);
     Ok((tracked, app))
@@ -209,7 +218,7 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
             Some(reason) => Err(reason),
             None => Ok(Admitted {
                 source: source(snapshot, peer, head),
-                response: accepted(workload),
+                response: accepted(shard, workload),
                 workload: workload.clone(),
                 target,
             }),
@@ -239,7 +248,8 @@ fn source(snapshot: &Snapshot, peer: &Peer, head: &RequestHead) -> Party {
 }
 
 /// The answer to a request that was let in.
-fn accepted(workload: &Workload) -> ConnectResponse {
-    let headers = vec![("baggage".to_owned(), Baggage::of(workload).to_string())];
+fn accepted(shard: &Shard, workload: &Workload) -> ConnectResponse {
+    let baggage = shard.options.response_baggage.then(|| Baggage::of(workload).to_string());
+    let headers = baggage.into_iter().map(|baggage| ("baggage".to_owned(), baggage)).collect();
     ConnectResponse { status: 200, headers }
 }

@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod access;
 mod buffers;
 mod conn;
 mod demand;
@@ -30,13 +31,14 @@ mod shard;
 mod socket;
 mod start;
 mod stats;
+mod telemetry;
 mod timer;
 pub mod tls;
 mod tunnel;
 mod wake;
 
+pub use access::{AccessOutput, AccessSink};
 pub use demand::Ask;
 pub use mailbox::{BindError, Mailbox, Message, PodSpec, Reply};
-pub use refusal::Refusal;
 pub use ring::{RingKind, now_ms, probe_io_uring};
 pub use start::{ShardConfig, StartError, start};

@@ -44,7 +44,7 @@ pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
             let (stream, place) = opened;
             let shard = tracked.shard.clone();
             let relayed = relay::hbone(tracked, socket, Way::Upstream, stream, move |conn, reason| {
-                seat.shard.ended(conn.subject(), reason);
+                seat.shard.finished(conn, reason);
                 drop((place, seat));
             });
             shard.spawn(relayed);

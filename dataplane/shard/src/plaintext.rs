@@ -124,7 +124,7 @@ pub(crate) fn track(shard: &Rc<Shard>, pod: &Rc<Pod>, parties: Parties, legs: [&
 pub(crate) fn relay(seat: Seat, tracked: Tracked, client: Socket, server: Socket) {
     let shard = tracked.shard.clone();
     let relayed = relay::plain(tracked, client, server, move |conn, reason| {
-        seat.shard.ended(conn.subject(), reason);
+        seat.shard.finished(conn, reason);
     });
     shard.spawn(relayed);
 }

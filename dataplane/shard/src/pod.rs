@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
 use halo_core::outcome::Reason;
+use halo_core::report::Direction;
 
 use crate::accept::{self, Capture};
 use crate::mailbox::{BindError, PodSpec};
@@ -100,12 +101,15 @@ impl Pod {
             return Err(Reason::LimitReached);
         }
         taken.set(taken.get() + 1);
+        if let Some(direction) = kind.socket() {
+            shard.telemetry.socket_opened(direction);
+        }
         Ok(Seat { shard: shard.clone(), pod: self.clone(), kind })
     }
 
     fn taken(&self, kind: SeatKind) -> &Cell<usize> {
         match kind {
-            SeatKind::Connection => &self.connections,
+            SeatKind::Connection | SeatKind::Captured(_) => &self.connections,
             SeatKind::Tunnel => &self.tunnels,
         }
     }
@@ -171,10 +175,23 @@ pub(crate) enum Leg {
 /// What a [`Seat`] is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SeatKind {
-    /// A connection: captured, or a stream of an accepted tunnel.
+    /// A stream of an accepted tunnel.
     Connection,
+    /// A captured connection.
+    Captured(Direction),
     /// An accepted tunnel.
     Tunnel,
+}
+
+impl SeatKind {
+    /// Which way the socket goes that it is for, if it is for one of its own.
+    fn socket(self) -> Option<Direction> {
+        match self {
+            Self::Connection => None,
+            Self::Captured(direction) => Some(direction),
+            Self::Tunnel => Some(Direction::Inbound),
+        }
+    }
 }
 
 /// One place among a pod's connections or tunnels; dropping it gives the place back.
@@ -188,6 +205,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let taken = self.pod.taken(self.kind);
         taken.set(taken.get() - 1);
+        if let Some(direction) = self.kind.socket() {
+            self.shard.telemetry.socket_closed(direction);
+        }
         self.shard.conn_ended.notify();
     }
 }

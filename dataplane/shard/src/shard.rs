@@ -6,19 +6,22 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use halo_core::access::Event;
 use halo_core::certificate::{Certificate, Revocations};
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 use halo_core::outcome::Reason;
 use halo_core::pool::{Pool, TunnelId, WaiterId};
 use halo_core::rbac;
-use halo_core::report::{Direction, ShardReport, Transport};
+use halo_core::report::{Direction, ShardReport, Transport, View};
 use halo_core::resolve;
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
+use crate::access::AccessLog;
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
 use crate::demand::{Demand, Missing};
@@ -30,8 +33,9 @@ use crate::refusal::{Refusals, Subject};
 use crate::ring;
 use crate::socket::SocketOptions;
 use crate::stats::{self, Latencies};
+use crate::telemetry::Telemetry;
 use crate::timer::Timers;
-use crate::tls::{PeerChain, RecordsKind, RevocationLists, TlsConfig};
+use crate::tls::{PeerChain, RecordsKind, RevocationLists, Terms, TlsConfig};
 use crate::tunnel::{CLOSE_MS_MAX, Side, Tunnel};
 use crate::wake::{Broadcast, Signal};
 
@@ -56,6 +60,7 @@ pub(crate) struct Shard {
     /// This shard's own handle on the maps, so that a decision counts references on this core alone.
     snapshot: RefCell<Rc<Snapshot>>,
     pub(crate) latencies: Latencies,
+    refusals: Refusals,
     changed: Broadcast,
     pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
     conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
@@ -79,9 +84,11 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) records: RecordsKind,
     pub(crate) ipv6: bool,
+    pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
     pub(crate) place: Place,
-    pub(crate) refusals: Refusals,
+    pub(crate) access: Rc<AccessLog>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) demand: Demand,
 }
 
@@ -97,7 +104,7 @@ impl Shard {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
         Rc::new(Self {
-            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6),
+            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6, parts.options),
             parts,
             timers: Rc::default(),
             buffers: Buffers::default(),
@@ -109,6 +116,7 @@ impl Shard {
             inner: RefCell::default(),
             snapshot: RefCell::default(),
             latencies: Latencies::default(),
+            refusals: Refusals::default(),
             changed: Broadcast::default(),
             pods: RefCell::default(),
             conns: RefCell::default(),
@@ -127,10 +135,50 @@ impl Shard {
         ring::spawn(task, move |_| counters.closed(Reason::Defect));
     }
 
-    /// Counts a connection that ended or was refused, and tells of it where people should know.
+    /// Counts a connection that was refused before its ends were known, and tells of it where people should know.
     pub(crate) fn ended(&self, subject: Subject<'_>, reason: Reason) {
         self.counters.closed(reason);
-        self.refusals.tell(subject, reason);
+        if reason == Reason::CertRevoked && subject.direction == Direction::Inbound {
+            self.telemetry.crl_rejected_inbound();
+        }
+        if !self.access.wants(Event::Refused) {
+            return;
+        }
+        if let Some(more) = self.refusals.tells(&subject.pod.uid, reason, ring::now_ms()) {
+            self.access.push(subject.line(reason, more), &self.timers);
+        }
+    }
+
+    /// Counts a tracked connection that ended, and tells of it. What is said of the same connection later is ignored.
+    pub(crate) fn finished(&self, conn: &Conn, reason: Reason) {
+        if self.settle(conn, reason) {
+            self.counters.closed(reason);
+        }
+    }
+
+    /// Counts a connection that was refused once its ends were known, by policy or because its upstream could not be
+    /// reached, and tells of it as of one that was open for a moment.
+    #[allow(dead_code, reason = "called where a flow knows the ends of what it refuses")]
+    pub(crate) fn refused(&self, pod: &Rc<Pod>, parties: Parties, reason: Reason) {
+        let account = self.telemetry.open(&parties, ring::now_ms());
+        let conn = Conn::new(pod.clone(), parties, account, self.limits.half_close_ms_max);
+        self.tell(Event::Opened, &conn, reason);
+        self.finished(&conn, reason);
+    }
+
+    fn settle(&self, conn: &Conn, reason: Reason) -> bool {
+        let first = conn.account.close(reason, ring::now_ms());
+        if first {
+            let event = if reason == Reason::Complete { Event::Complete } else { Event::Failed };
+            self.tell(event, conn, reason);
+        }
+        first
+    }
+
+    fn tell(&self, event: Event, conn: &Conn, reason: Reason) {
+        if self.access.wants(event) {
+            self.access.push(conn.line(event, reason), &self.timers);
+        }
     }
 
     /// The generation to decide by.
@@ -163,6 +211,9 @@ impl Shard {
         self.counters.snapshots.increment();
         self.recheck(&old, &snapshot);
         self.close_tunnels_to_the_gone(&old, &snapshot);
+        if old.mesh.trust_domain_aliases != snapshot.mesh.trust_domain_aliases {
+            self.tls.borrow_mut().clear();
+        }
         if !old.certificates.ptr_eq(&snapshot.certificates) {
             self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
         }
@@ -240,8 +291,10 @@ impl Shard {
         for tunnel in self.tunnels_where(|tunnel| tunnel.ended().is_none() && self.revoked(&tunnel.peer)) {
             self.counters.crl_rejections.increment();
             tunnel.revoke();
-            if let Side::Outbound(id) = tunnel.side {
-                self.retire_tunnel(id);
+            match &tunnel.side {
+                Side::Outbound(id) => self.retire_tunnel(*id),
+                Side::Inbound(_) => self.telemetry.crl_rejected_inbound(),
+                Side::Inner(_) => {}
             }
         }
     }
@@ -345,14 +398,18 @@ impl Shard {
             return Some(config.clone());
         }
         let revocations = self.revocations.borrow().clone();
-        let config = Rc::new(TlsConfig::with_revocations(certificate, revocations).ok()?);
+        let aliases = &snapshot.mesh.trust_domain_aliases;
+        let terms = Terms { mode: self.options.tls, aliases: aliases.iter().cloned().collect(), revocations };
+        let config = Rc::new(TlsConfig::on_terms(certificate, terms).ok()?);
         cache.insert(identity.clone(), (certificate.clone(), config.clone()));
         Some(config)
     }
 
     /// Tracks a connection until the guard is dropped.
     pub(crate) fn track(self: &Rc<Self>, pod: &Rc<Pod>, parties: Parties) -> Tracked {
-        let conn = Rc::new(Conn::new(pod.clone(), parties, self.limits.half_close_ms_max));
+        let account = self.telemetry.open(&parties, ring::now_ms());
+        let conn = Rc::new(Conn::new(pod.clone(), parties, account, self.limits.half_close_ms_max));
+        self.tell(Event::Opened, &conn, Reason::Complete);
         let id = self.unique();
         self.conns.borrow_mut().insert(id, conn.clone());
         match (conn.parties.direction, conn.parties.transport) {
@@ -438,6 +495,7 @@ impl Shard {
             }
         };
         ring::within_ms(CLOSE_MS_MAX, sent).await;
+        self.access.flush();
     }
 
     /// Whether drain has begun.
@@ -456,7 +514,12 @@ impl Shard {
     }
 
     /// The live view of the shard.
-    pub(crate) fn report(&self) -> ShardReport {
+    pub(crate) fn report(&self, view: View) -> ShardReport {
+        let conns = self.conns.borrow();
+        let (connections, series) = match view {
+            View::Connections => (conns.values().map(|conn| conn.report()).collect(), Vec::new()),
+            View::Series => (Vec::new(), self.telemetry.report(ring::now_ms())),
+        };
         ShardReport {
             shard: self.index,
             core: self.core,
@@ -467,7 +530,11 @@ impl Shard {
             tunnels: self.tunnels_where(|_| true).len(),
             counters: self.counters.list(),
             latencies: self.latencies.report(),
-            connections: self.conns.borrow().values().map(|conn| conn.report()).collect(),
+            sockets: self.telemetry.sockets(),
+            crl_rejections: self.telemetry.crl_rejections(),
+            connections_open: conns.len(),
+            connections,
+            series,
         }
     }
 }
@@ -497,6 +564,8 @@ impl Drop for Tracked {
         if std::thread::panicking() {
             self.conn.cut(Reason::Defect);
         }
+        // What a flow has not finished is over all the same; its task counts a defect itself.
+        self.shard.settle(&self.conn, self.conn.outcome().unwrap_or(Reason::Defect));
         self.shard.conns.borrow_mut().remove(&self.id);
         self.shard.conn_ended.notify();
     }

@@ -23,13 +23,20 @@ fn balanced(mode: BalanceMode, routing_preferences: &[Scope]) -> Service {
     Service { load_balancer, ..service("shop", "cart", &[]) }
 }
 
+/// A connection of the client to the port 80 of a service.
+fn request<'a>(snapshot: &'a Snapshot, source: &'a Workload, service: &'a Service) -> Request<'a> {
+    let requested = ip("10.96.0.1");
+    Request { snapshot, source, service, port: 80, requested, purpose: Purpose::Application }
+}
+
 /// How often each endpoint is chosen in `rounds` rounds, in order of name.
 fn counts(service: &Service, endpoints: &[Workload], rounds: usize) -> Vec<usize> {
     let snapshot = snapshot(endpoints.to_vec(), [service.clone()]);
+    let source = client();
     let mut state = 1;
     let mut counts = vec![0; endpoints.len()];
     for _ in 0..rounds {
-        if let Some(choice) = choose(&snapshot, &client(), service, 80, random(&mut state)) {
+        if let Some(choice) = request(&snapshot, &source, service).choose(random(&mut state), |_| false) {
             let name = &choice.endpoint.workload.name;
             counts[endpoints.iter().position(|endpoint| endpoint.name == *name).unwrap()] += 1;
         }
@@ -66,9 +73,10 @@ fn endpoints_are_chosen_by_weight() {
 fn the_ends_of_the_random_range_choose_the_first_and_last_endpoint() {
     let shop = service("shop", "cart", &[]);
     let snapshot = snapshot([endpoint("a", ""), endpoint("b", ""), endpoint("c", "")], [shop.clone()]);
+    let source = client();
     let name = |random| {
-        choose(&snapshot, &client(), &shop, 80, random)
-            .map(|choice| choice.endpoint.workload.name.to_string())
+        let choice = request(&snapshot, &source, &shop).choose(random, |_| false);
+        choice.map(|choice| choice.endpoint.workload.name.to_string())
     };
     assert_eq!((name(0).as_deref(), name(u64::MAX).as_deref()), (Some("a"), Some("c")));
 }
@@ -126,7 +134,11 @@ fn the_nearest_endpoints_are_chosen() {
 
 #[test]
 fn a_network_in_first_place_outranks_every_other_scope_and_is_nice_to_have() {
-    let far = |name, locality| Workload { network: "n2".into(), ..endpoint(name, locality) };
+    let far = |name, locality| Workload {
+        network: "n2".into(),
+        network_gateway: gateway(),
+        ..endpoint(name, locality)
+    };
     let failover = balanced(BalanceMode::Failover, &[Scope::Network, Scope::Region, Scope::Zone]);
     let near = endpoint("own_network", "r2/z2");
     assert_eq!(chosen(&failover, &[far("far", "r1/z1"), near]), ["own_network"]);
@@ -148,18 +160,56 @@ fn node_and_cluster_are_compared_with_the_source() {
     }
 }
 
+fn gateway() -> Option<Box<Gateway>> {
+    let destination = GatewayDestination::Service(crate::service::ServiceKey::new("g", "gateway"));
+    Some(Box::new(Gateway { destination, hbone_mtls_port: 15008 }))
+}
+
 #[test]
 fn an_endpoint_that_cannot_be_reached_is_not_chosen() {
     let without = |name: &str| Workload { addresses: [].into(), ..endpoint(name, "") };
-    let destination = GatewayDestination::Service(crate::service::ServiceKey::new("g", "gateway"));
-    let network_gateway = Some(Box::new(Gateway { destination, hbone_mtls_port: 15008 }));
     let endpoints = [
         Workload { hostname: "db.example".into(), ..without("dns") },
-        Workload { network: "n2".into(), network_gateway: network_gateway.clone(), ..without("far") },
-        Workload { network_gateway, ..without("gateway_of_own_network") },
+        Workload { network: "n2".into(), network_gateway: gateway(), ..without("far") },
+        Workload { network: "n2".into(), network_gateway: gateway(), ..endpoint("far_with_address", "") },
+        Workload { network: "n2".into(), ..endpoint("far_without_gateway", "") },
+        Workload { network_gateway: gateway(), ..without("gateway_of_own_network") },
         without("nowhere"),
     ];
-    assert_eq!(chosen(&service("shop", "cart", &[]), &endpoints), ["dns", "far"]);
+    let mut shop = service("shop", "cart", &[]);
+    assert_eq!(chosen(&shop, &endpoints), ["dns", "far", "far_with_address"]);
+    shop.ip_families = Some(IpFamilies::Ipv6);
+    let near = endpoint("only_ipv4", "");
+    assert_eq!(chosen(&shop, &[near]), [""; 0]);
+}
+
+#[test]
+fn a_gateway_is_dialled_whatever_its_network() {
+    let shop = service("shop", "cart", &[]);
+    let far = Workload { network: "n2".into(), ..endpoint("gateway", "") };
+    let nowhere = Workload { addresses: [].into(), network_gateway: gateway(), ..far.clone() };
+    for (workload, usable) in [(far, true), (nowhere, false)] {
+        let snapshot = snapshot([workload], [shop.clone()]);
+        let source = client();
+        let request = Request { purpose: Purpose::Gateway, ..request(&snapshot, &source, &shop) };
+        assert_eq!(request.choose(0, |_| false).is_some(), usable);
+    }
+}
+
+#[test]
+fn an_endpoint_is_given_by_name_only_if_it_may_be_used_and_one_that_is_excepted_is_not_chosen() {
+    let shop = service("shop", "cart", &[]);
+    let sick = Workload { health: Health::Unhealthy, ..endpoint("sick", "") };
+    let snapshot = snapshot([endpoint("a", ""), endpoint("b", ""), sick], [shop.clone()]);
+    let source = client();
+    let request = request(&snapshot, &source, &shop);
+    assert!(request.endpoint("c1//Pod/shop/b").is_some());
+    assert!(request.endpoint("c1//Pod/shop/sick").is_none() && request.endpoint("gone").is_none());
+    let mut state = 3;
+    for _ in 0..50 {
+        let choice = request.choose(random(&mut state), |workload| &*workload.name == "a").unwrap();
+        assert_eq!(&*choice.endpoint.workload.name, "b");
+    }
 }
 
 #[test]
@@ -180,7 +230,8 @@ fn the_port_is_the_endpoints_own_then_the_services_number() {
         let mut workload = endpoint("a", "");
         workload.services.insert(shop.key.clone(), ports.iter().copied().collect());
         let snapshot = snapshot([workload], [shop.clone()]);
-        let choice = choose(&snapshot, &client(), &shop, port, 7);
+        let source = client();
+        let choice = Request { port, ..request(&snapshot, &source, &shop) }.choose(7, |_| false);
         assert_eq!(choice.map(|choice| choice.port), expected, "{ports:?} {port}");
     }
 }

@@ -2,10 +2,15 @@ use super::*;
 use crate::fixture::{
     NETWORK, ip, on_network, pod, service, serving, snapshot, socket, waypoint_address, waypoint_service,
 };
+use crate::net::HostTarget;
 use crate::service::{CidrVip, LoadBalancer, ServiceKey, Visibility, WeightedWaypoint};
-use crate::workload::{ApplicationProtocol, ApplicationTunnel, NetworkMode};
+use crate::workload::NetworkMode;
 
+mod inbound;
+mod network;
 mod on_demand;
+mod retry;
+mod waypoint;
 
 const VIP: &str = "10.96.0.1";
 
@@ -145,7 +150,10 @@ fn a_service_without_a_usable_endpoint_is_refused_and_never_passed_through() {
     let by_dns =
         Workload { addresses: [].into(), hostname: "db.example".into(), ..pod("shop", "db", "10.0.0.2") };
     let mesh = snapshot([serving(by_dns, &shop)], [shop]);
-    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::Unsupported));
+    let Route::Hbone(found) = route(&mesh, "10.96.0.1:80") else { panic!("not HBONE") };
+    let host =
+        |port| HostTarget { hostname: "db.example".into(), port, ipv4: true, ipv6: true, ipv6_first: false };
+    assert_eq!(found.peer, Target::Host(host(15008)));
 }
 
 #[test]
@@ -157,90 +165,6 @@ fn a_passthrough_service_is_plain_tcp_to_the_original_address() {
     let expected =
         TcpRoute { target: Target::Address(destination), workload: None, service: Some(Arc::new(shop)) };
     assert_eq!(route(&mesh, "10.96.0.1:99"), Route::Tcp(expected));
-}
-
-#[test]
-fn an_endpoint_on_another_network_is_unsupported() {
-    let shop = service("shop", "cart.shop", &[VIP]);
-    let far = Workload { network: "n2".into(), ..pod("shop", "cart", "10.0.0.2") };
-    let mesh = snapshot([serving(far, &shop)], [shop]);
-    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::Unsupported));
-    // Its address means nothing on our network.
-    assert_eq!(route(&mesh, "10.0.0.2:80"), tcp("10.0.0.2:80"));
-}
-
-#[test]
-fn a_waypoint_of_a_service_is_never_bypassed() {
-    let waypoint = service("shop", "waypoint.shop", &["10.96.0.9"]);
-    let known = [waypoint_service("shop", "waypoint.shop"), waypoint_address("10.96.0.9")];
-    let unknown = [waypoint_service("shop", "gone.shop"), waypoint_address("10.96.0.99")];
-    let mut cases = vec![];
-    cases.extend(known.clone().map(|gateway| (vec![], Some(gateway), Reason::Unsupported)));
-    cases.extend(unknown.clone().map(|gateway| (vec![], Some(gateway), Reason::UnknownWaypoint)));
-    cases.push((vec![unknown[0].clone(), known[0].clone()], None, Reason::Unsupported));
-    cases.push((vec![unknown[0].clone()], Some(known[1].clone()), Reason::Unsupported));
-    cases.push((vec![unknown[0].clone()], None, Reason::UnknownWaypoint));
-    for mode in [BalanceMode::Standard, BalanceMode::Passthrough] {
-        for (weighted, plain, reason) in &cases {
-            let mut shop = service("shop", "cart.shop", &[VIP]);
-            shop.load_balancer = Some(LoadBalancer { mode, ..Default::default() });
-            shop.waypoint = plain.clone();
-            shop.weighted_waypoints = weighted
-                .iter()
-                .map(|gateway| WeightedWaypoint { gateway: gateway.clone(), weight: 1 })
-                .collect();
-            let cart = serving(pod("shop", "cart", "10.0.0.2"), &shop);
-            let mesh = snapshot([cart], [shop, waypoint.clone()]);
-            assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(*reason), "{weighted:?} {plain:?}");
-        }
-    }
-}
-
-#[test]
-fn an_address_of_both_a_service_and_a_workload_takes_the_services_waypoint() {
-    let mut shop = service("shop", "cart.shop", &["10.0.0.2"]);
-    shop.waypoint = Some(waypoint_service("shop", "waypoint.shop"));
-    let waypoint = service("shop", "waypoint.shop", &["10.96.0.9"]);
-    let mesh = snapshot([serving(pod("shop", "cart", "10.0.0.2"), &shop)], [shop, waypoint]);
-    assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
-}
-
-#[test]
-fn a_waypoint_of_a_workload_is_bypassed_by_the_waypoint_alone() {
-    let waypoint = service("shop", "waypoint.shop", &["10.96.0.9"]);
-    // The client is an endpoint of the waypoint's service in the second mesh, so it is the waypoint.
-    let proxy = serving(client(), &waypoint);
-    let references = [waypoint_service("shop", "waypoint.shop"), waypoint_address("10.96.0.9")];
-    for reference in references {
-        let cart = Workload { waypoint: Some(reference.into()), ..pod("shop", "cart", "10.0.0.2") };
-        let mesh = snapshot([client(), cart.clone()], [waypoint.clone()]);
-        assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
-        let mesh = snapshot([proxy.clone(), cart.clone()], [waypoint.clone()]);
-        assert_eq!(hbone(route(&mesh, "10.0.0.2:80")).authority, Authority::Address(socket("10.0.0.2:80")));
-        // Same address, other identity.
-        let other = Workload { service_account: "other".into(), ..proxy.clone() };
-        let mesh = snapshot([other, cart.clone()], [waypoint.clone()]);
-        assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
-        // Same identity, other address.
-        let other = Workload { addresses: [ip("10.0.0.5")].into(), ..proxy.clone() };
-        let mesh = snapshot([other, cart.clone()], [waypoint.clone()]);
-        assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
-        let mesh = snapshot([client(), cart], []);
-        assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::UnknownWaypoint));
-    }
-}
-
-#[test]
-fn a_waypoint_may_be_a_workload_by_hostname_or_address() {
-    let proxy = Workload { hostname: "waypoint.example".into(), ..pod("shop", "waypoint", "10.0.0.9") };
-    for reference in [waypoint_service("shop", "waypoint.example"), waypoint_address("10.0.0.9")] {
-        let cart = Workload { waypoint: Some(reference.into()), ..pod("shop", "cart", "10.0.0.2") };
-        let mesh = snapshot([proxy.clone(), cart.clone()], []);
-        assert_eq!(route(&mesh, "10.0.0.2:80"), Route::Deny(Reason::Unsupported));
-        let captured =
-            Captured { source: &proxy, client: socket("10.0.0.9:40000"), destination: socket("10.0.0.2:80") };
-        assert!(matches!(resolve(&mesh, &captured, 0, &[]), Route::Hbone(_)));
-    }
 }
 
 #[test]
@@ -354,90 +278,4 @@ fn the_local_workload_is_found_by_name_and_service_account_in_the_own_cluster_fi
     assert_eq!(find(&mesh, "client"), Some(client().uid));
     assert_eq!(find(&mesh, "other"), None);
     assert_eq!(find(&snapshot([other.clone()], []), "client"), Some(other.uid));
-}
-
-#[test]
-fn an_inbound_authority_is_an_address_of_the_tunnel_or_a_service() {
-    let mut shop = service("shop", "cart.shop", &[VIP]);
-    shop.ports = [(80, 8080), (81, 0), (82, 0), (83, 15008)].into();
-    let mut cart = pod("shop", "cart", "10.0.0.2");
-    cart.services.insert(ServiceKey::new("shop", "cart.shop"), [(81, 9090)].into());
-    let foreign = Service { visibility: Visibility::Namespace, ..service("a", "hidden.a", &[]) };
-    let mesh = snapshot([cart.clone()], [shop, foreign]);
-    let target = |destination: &str, authority: &str| inbound(&mesh, &cart, ip(destination), authority);
-
-    for (authority, expected) in [
-        ("10.0.0.2:9000", Ok("10.0.0.2:9000")),
-        ("[::ffff:10.0.0.2]:9000", Ok("10.0.0.2:9000")),
-        ("cart.shop:80", Ok("10.0.0.2:8080")),
-        ("cart.shop:81", Ok("10.0.0.2:9090")),
-        ("10.0.0.3:9000", Err(Reason::NotForUs)),
-        ("[2001:db8::2]:9000", Err(Reason::NotForUs)),
-        ("10.0.0.2:15008", Err(Reason::OwnPort)),
-        ("10.0.0.2:15001", Err(Reason::OwnPort)),
-        ("cart.shop:83", Err(Reason::OwnPort)),
-        ("cart.shop:82", Err(Reason::UnknownService)),
-        ("cart.shop:99", Err(Reason::UnknownService)),
-        ("gone.shop:80", Err(Reason::UnknownService)),
-        ("hidden.a:80", Err(Reason::UnknownService)),
-    ] {
-        let expected = expected.map(socket).map_err(NoTarget::Deny);
-        assert_eq!(target("10.0.0.2", authority), expected, "{authority}");
-    }
-    assert_eq!(target("2001:db8::2", "[2001:db8::2]:80"), Ok(socket("[2001:db8::2]:80")));
-    assert_eq!(target("::ffff:10.0.0.2", "10.0.0.2:80"), Ok(socket("10.0.0.2:80")));
-}
-
-#[test]
-fn a_workload_with_an_application_tunnel_is_refused_and_not_sent_bare_bytes() {
-    let tunnel = ApplicationTunnel { protocol: ApplicationProtocol::Proxy, port: Some(15088) };
-    let cart = Workload { application_tunnel: Some(tunnel), ..pod("shop", "cart", "10.0.0.2") };
-    let mesh = snapshot([cart.clone()], [service("shop", "cart.shop", &[])]);
-    for authority in ["10.0.0.2:80", "10.0.0.3:80", "cart.shop:80"] {
-        let target = inbound(&mesh, &cart, ip("10.0.0.2"), authority);
-        assert_eq!(target, Err(Reason::Unsupported.into()), "{authority}");
-    }
-}
-
-#[test]
-fn a_malformed_authority_is_refused() {
-    let mesh = snapshot([client()], []);
-    for authority in [
-        "",
-        ":",
-        ":80",
-        "10.0.0.1",
-        "10.0.0.1:",
-        "10.0.0.1:0",
-        "10.0.0.1:+80",
-        "10.0.0.1:65536",
-        "10.0.0.1:80:90",
-        "2001:db8::1",
-        "2001:db8::1:80",
-        "[2001:db8::1]",
-        "[2001:db8::1:80",
-        "[10.0.0.1]:80",
-        "[]:80",
-        "user@host:80",
-        "host/path:80",
-        "ho st:80",
-        "host:8 0",
-    ] {
-        let target = inbound(&mesh, &client(), ip("10.0.0.1"), authority);
-        assert_eq!(target, Err(Reason::BadAuthority.into()), "{authority:?}");
-    }
-}
-
-proptest::proptest! {
-    #[test]
-    fn an_accepted_authority_has_the_tunnels_address_and_the_port_of_the_text(
-        authority in "(10\\.0\\.0\\.[12]|\\[::1\\]|[a-z.:\\[\\]é]{0,6})(:[0-9+]{0,6})?"
-    ) {
-        let mesh = snapshot([client()], []);
-        if let Ok(target) = inbound(&mesh, &client(), ip("10.0.0.1"), &authority) {
-            proptest::prop_assert_eq!(target.ip(), ip("10.0.0.1"));
-            let port = authority.rsplit(':').next().and_then(|port| port.parse().ok());
-            proptest::prop_assert_eq!(Some(target.port()), port);
-        }
-    }
 }

@@ -93,7 +93,7 @@ async fn tunnelled(
         direction: Direction::Outbound,
         transport,
         source: ask.subject.source,
-        original: Original::Address(ask.destination),
+        original: Original::Carried(ask.destination, to.authority.clone()),
         destination,
         source_identity: Some(decided.source.identity()),
         destination_identity: Some(stream.tunnel.identity.clone()),

@@ -58,7 +58,10 @@ pub(super) async fn open(
     })?;
     let answer = stream::answer(shard, &tunnel, &stream).await?;
     let lines = answer.headers.iter().filter(|(name, _)| name == "baggage").map(|(_, value)| value.as_str());
-    let told = Told::from(Baggage::parse(lines));
+    let told = match shard.options.response_baggage {
+        true => Told::from(Baggage::parse(lines)),
+        false => Told::default(),
+    };
     let party = if told == Told::default() { Party::Unknown } else { Party::Told(Box::new(told)) };
     Ok((StreamOf { tunnel: Rc::clone(&tunnel), stream }, party))
 }

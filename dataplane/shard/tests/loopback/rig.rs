@@ -9,19 +9,21 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use halo_core::access::AccessLevel;
 use halo_core::certificate::Certificate;
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
 use halo_core::net::NetworkAddress;
+use halo_core::options::Options;
 use halo_core::policy::{Action, Match, Policy, Scope};
-use halo_core::report::ShardReport;
+use halo_core::report::{ShardReport, View};
 use halo_core::service::{Service, ServiceKey, Visibility};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::{Protocol, Workload};
 use halo_shard::tls::{RecordsKind, TlsConfig};
-use halo_shard::{Ask, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
+use halo_shard::{AccessOutput, Ask, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::authority::Authority;
@@ -82,9 +84,21 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
 }
 
 fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardConfig {
-    let refusals = mpsc::sync_channel(64).0;
+    let access = AccessOutput { level: AccessLevel::default(), sink: Arc::new(|_| true) };
     let ask: Ask = Arc::new(|_| false);
-    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals, ask }
+    let series_expiry_ms = 300_000;
+    ShardConfig {
+        index: 0,
+        core: None,
+        limits,
+        records,
+        ipv6: true,
+        options: Options::default(),
+        ring,
+        access,
+        series_expiry_ms,
+        ask,
+    }
 }
 
 /// Runs a test with one ring alone.
@@ -218,7 +232,7 @@ impl Rig {
     }
 
     pub(crate) fn inspect(&self) -> ShardReport {
-        self.ask(Message::Inspect)
+        self.ask(|reply| Message::Inspect(View::Connections, reply))
     }
 
     /// Begins a drain; the receiver hears of its end.

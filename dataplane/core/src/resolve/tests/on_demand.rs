@@ -6,6 +6,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::fixture::random;
 
+/// A waypoint's service at 10.96.0.9.
+fn waypoint(hostname: &str) -> Service {
+    Service { ports: [(15008, 15008)].into(), ..service("infra", hostname, &["10.96.0.9"]) }
+}
+
 /// The snapshot of a node that asks.
 fn asking(mut mesh: Snapshot) -> Snapshot {
     Arc::make_mut(&mut mesh.mesh).on_demand = true;
@@ -70,27 +75,63 @@ fn an_unknown_waypoint_is_asked_for_by_the_name_that_the_destination_gives_it() 
             let answered = answer(mesh.clone(), question.clone());
             assert_eq!(route(&answered, destination), Route::Deny(Reason::UnknownWaypoint));
         }
-        let waypoint = service("infra", "waypoint.infra", &["10.96.0.9"]);
+        let waypoint = waypoint("waypoint.infra");
         let mut known = mesh.clone();
-        known.services.insert(Arc::new(waypoint));
-        assert_eq!(route(&known, "10.96.0.1:80"), Route::Deny(Reason::Unsupported));
+        known.services.insert(Arc::new(waypoint.clone()));
+        // A service may come without its endpoints, as part of another answer.
+        assert_eq!(route(&known, "10.96.0.1:80"), Route::Lookup(key("infra", "waypoint.infra")));
+        known.workloads.insert(Arc::new(serving(pod("infra", "w", "10.0.0.9"), &waypoint)));
+        assert_eq!(hbone(route(&known, "10.96.0.1:80")).peer, at("10.0.0.9:15008"));
     }
 }
 
 #[test]
-fn weighted_waypoints_are_asked_for_one_after_the_other_until_one_is_known() {
+fn a_weighted_waypoint_is_asked_for_when_its_turn_comes_and_the_plain_one_when_none_is_left() {
     let mut shop = service("shop", "cart.shop", &[VIP]);
     let weighted = |name| WeightedWaypoint { gateway: waypoint_service("infra", name), weight: 1 };
     shop.weighted_waypoints = vec![weighted("one"), weighted("two")];
     shop.waypoint = Some(waypoint_service("infra", "three"));
     let mut mesh = asking(snapshot([client()], [shop]));
-    for name in ["one", "two", "three"] {
-        assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Lookup(key("infra", name)));
-        mesh = answer(mesh, key("infra", name));
-    }
-    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::UnknownWaypoint));
-    mesh.services.insert(Arc::new(service("infra", "three", &[])));
-    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::Unsupported));
+    let route_at = |mesh: &Snapshot, random| {
+        let source = client();
+        let captured = Captured {
+            source: &source,
+            client: socket("10.0.0.1:40000"),
+            destination: socket("10.96.0.1:80"),
+        };
+        resolve(mesh, &captured, random, &[])
+    };
+    assert_eq!(route_at(&mesh, 0), Route::Lookup(key("infra", "one")));
+    assert_eq!(route_at(&mesh, u64::MAX), Route::Lookup(key("infra", "two")));
+    mesh = answer(mesh, key("infra", "one"));
+    assert_eq!(route_at(&mesh, 0), Route::Lookup(key("infra", "two")));
+    mesh = answer(mesh, key("infra", "two"));
+    assert_eq!(route_at(&mesh, 0), Route::Lookup(key("infra", "three")));
+    mesh = answer(mesh, key("infra", "three"));
+    assert_eq!(route_at(&mesh, 0), Route::Deny(Reason::UnknownWaypoint));
+    let three = waypoint("three");
+    mesh.workloads.insert(Arc::new(serving(pod("infra", "w", "10.0.0.9"), &three)));
+    mesh.services.insert(Arc::new(three));
+    assert_eq!(hbone(route_at(&mesh, 0)).peer, at("10.0.0.9:15008"));
+}
+
+#[test]
+fn an_unknown_gateway_is_asked_for() {
+    let shop = service("shop", "cart.shop", &[VIP]);
+    let reference = Some(waypoint_service("infra", "gateway").into());
+    let far = Workload { network: "n2".into(), network_gateway: reference, ..pod("shop", "a", "10.0.0.2") };
+    let mesh = asking(snapshot([serving(far, &shop)], [shop]));
+    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Lookup(key("infra", "gateway")));
+    let mesh = answer(mesh, key("infra", "gateway"));
+    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::UnknownGateway));
+}
+
+#[test]
+fn a_service_without_endpoints_is_asked_for_by_name_once() {
+    let mesh = asking(snapshot([client()], [service("shop", "cart.shop", &[VIP])]));
+    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Lookup(key("shop", "cart.shop")));
+    let mesh = answer(mesh, key("shop", "cart.shop"));
+    assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::NoHealthyUpstream));
 }
 
 #[test]
@@ -112,6 +153,22 @@ fn an_unknown_host_of_an_inbound_authority_is_asked_for_only_where_the_workload_
     assert_eq!(target(&mesh, "cart.other:81"), unknown);
 }
 
+#[test]
+fn an_address_of_an_inbound_authority_is_asked_for_where_it_may_have_this_waypoint() {
+    let proxy = pod("shop", "w", "10.0.0.9");
+    let mesh = asking(snapshot([proxy.clone()], []));
+    let target = |mesh: &Snapshot| inbound(mesh, &proxy, ip("10.0.0.9"), "10.96.0.1:80");
+    let refused = Err(NoTarget::Deny(Reason::NotForUs));
+    assert_eq!(target(&mesh), Err(NoTarget::Lookup(address("10.96.0.1"))));
+    assert_eq!(target(&answer(mesh.clone(), address("10.96.0.1"))), refused);
+    let mut shop = service("shop", "cart.shop", &[VIP]);
+    shop.waypoint = Some(waypoint_address("10.96.0.9"));
+    let mut mesh = mesh;
+    mesh.services.insert(Arc::new(shop));
+    assert_eq!(target(&mesh), Err(NoTarget::Lookup(address("10.96.0.9"))));
+    assert_eq!(target(&answer(mesh, address("10.96.0.9"))), refused);
+}
+
 /// A mesh of few names and addresses, so that they meet.
 fn small_mesh(seed: u64) -> Snapshot {
     let mut state = seed;
@@ -126,6 +183,7 @@ fn small_mesh(seed: u64) -> Snapshot {
         let vip = format!("10.0.0.{}", below(6));
         let mut made = service("shop", &format!("s{n}"), &[&vip]);
         made.waypoint = reference(&mut below);
+        made.ports.insert(15008, 15008);
         let gateways = [reference(&mut below), reference(&mut below)].into_iter().flatten();
         made.weighted_waypoints = gateways.map(|gateway| WeightedWaypoint { gateway, weight: 1 }).collect();
         services.push(made);
@@ -158,7 +216,7 @@ proptest! {
         while let Route::Lookup(question) = route(&mesh, &destination) {
             prop_assert!(mesh.answered.insert(question).is_none(), "asked twice");
             asked += 1;
-            prop_assert!(asked <= 11);
+            prop_assert!(asked <= 15);
         }
         prop_assert_eq!(route(&mesh, &destination), route(&whole, &destination));
     }

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use halo::lab::client::Server;
-use halo::lab::mesh::{Mesh, spiffe_id};
+use halo::lab::mesh::{Mesh, Service, fields, spiffe_id};
 use halo::lab::node::NodeOptions;
 use halo::lab::process::wait_for;
 use halo::lab::topology::NodePlan;
@@ -26,6 +26,17 @@ const HBONE: u16 = 15008;
 /// Connects from `web` to the raw port of a pod.
 fn connect(rig: &Rig, pod: &str) -> TcpStream {
     socket::connect(rig.netns("web"), rig.address(pod, RAW)).unwrap()
+}
+
+/// Waits for a line with these words in a node proxy's log.
+fn await_line(rig: &Rig, node: usize, words: &[&str]) {
+    let process = &rig.proxies[node].process;
+    let told = process.wait_for(&format!("telling {words:?}"), SOON, || {
+        let log = process.log_tail(1_000);
+        let told = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        if told { Ok(()) } else { Err(log) }
+    });
+    told.unwrap();
 }
 
 #[test]
@@ -64,8 +75,7 @@ fn peer_whose_tunnel_port_swallows_everything_is_given_up_at_the_deadline_as_a_n
     rig.topology.nodes[1].netns.command("nft", &[rules]).unwrap();
     assert_eq!(socket::end_of(&mut connect(&rig, "shop")), End::Reset);
     rig.await_counted(0, "closed_hbone_timeout", 0);
-    let log = rig.proxies[0].process.log_tail(50);
-    assert!(log.contains("maybe a NetworkPolicy is blocking HBONE port 15008"), "{log}");
+    await_line(&rig, 0, &["maybe a NetworkPolicy is blocking HBONE port 15008"]);
 }
 
 #[test]
@@ -221,13 +231,8 @@ fn pod_that_the_control_plane_never_delivers_is_refused_at_the_deadline_with_a_l
     assert!(requests::one(rig.netns("web"), rig.address("shop", HTTP)).is_err());
     rig.await_counted(0, "lookups_expired", 0);
     rig.await_counted(0, "closed_source_unknown", 0);
-    let told =
-        |text: &str| text.contains("demo/web") && text.contains("the control plane has not delivered it");
-    wait_for("a line that says why", SOON, || {
-        let log = rig.proxies[0].process.log_tail(50);
-        if log.lines().any(told) { Ok(()) } else { Err(log) }
-    })
-    .unwrap();
+    let source = format!("src.addr={}:", rig.pod("web").address);
+    await_line(&rig, 0, &[&source, "local workload: the control plane has not delivered it"]);
     assert_eq!(observe::total(&rig.proxies[0], "halo_shard_lookups_expired_total", &[]), Some(1.0));
 }
 
@@ -268,4 +273,72 @@ fn drain_is_announced_in_two_steps_and_lets_in_what_was_on_its_way() {
         process.exit_status().map(|status| assert!(status.success(), "{status}")).ok_or_else(String::new)
     });
     ended.unwrap();
+}
+
+/// A connection from `web` arrives at this played server, and works.
+fn assert_arrives(rig: &Rig, target: SocketAddr, server: &frames::Server) {
+    let web = rig.netns("web").clone();
+    let dialed = thread::spawn(move || socket::connect(&web, target).unwrap());
+    let mut tunnel = server.accept();
+    let stream = tunnel.request();
+    tunnel.answer(stream);
+    let mut client = dialed.join().unwrap();
+    client.write_all(b"?").unwrap();
+    assert_eq!(tunnel.receive(stream), b"?");
+}
+
+#[test]
+fn address_of_a_workload_that_is_also_a_services_is_the_services_for_waypoint_and_endpoint_alike() {
+    let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop", "bank", "way"])];
+    let mut rig = Rig::build(&plan, NodeOptions::default());
+    rig.mesh.enrolled.extend(["shop", "bank", "way"].map(str::to_owned));
+    let waypoint = fields::waypoint(&format!("/{}", rig.pod("way").address), HBONE);
+    let [shop, bank] = ["shop", "bank"].map(|pod| rig.address(pod, 80));
+    // One service has a waypoint and its pod has none; with the other one it is the other way round.
+    let services = [
+        Service::new("shop", shop, "shop", HTTP).with(waypoint.clone()),
+        Service::new("bank", bank, "bank", HTTP),
+    ];
+    rig.mesh.services.extend(services);
+    rig.mesh.set("bank", waypoint);
+    rig.start_with(&["web"]);
+    let [shop_peer, bank_peer, way_peer] =
+        ["shop", "bank", "way"].map(|pod| frames::Server::start(&rig, pod));
+    assert_arrives(&rig, shop, &way_peer);
+    assert_arrives(&rig, bank, &bank_peer);
+    shop_peer.listener.set_nonblocking(true).unwrap();
+    assert!(shop_peer.listener.accept().is_err(), "the waypoint was passed by");
+    assert_eq!(rig.counter(0, "tunnels_dialed"), 2);
+}
+
+#[test]
+fn another_endpoint_is_tried_when_the_first_refuses_the_connection() {
+    const TRIES_MAX: u32 = 200;
+    let pods = ["gone", "shop", "bare", "open"];
+    let mut rig = Rig::played(&pods, NodeOptions::default(), &["web", "shop"], &["gone"]);
+    let (tunnelled, plain) = (SocketAddr::from(([10, 96, 0, 1], 80)), SocketAddr::from(([10, 96, 0, 2], 80)));
+    let none = SocketAddr::from(([10, 96, 0, 3], 80));
+    rig.mesh.services.extend([
+        Service::new("tunnelled", tunnelled, "", HTTP).backends(&["gone", "shop"]),
+        Service::new("plain", plain, "", HTTP).backends(&["bare", "open"]),
+        Service::new("none", none, "gone", HTTP),
+    ]);
+    rig.publish();
+    let _servers = ["shop", "open"].map(|pod| Server::http(&rig.lab, rig.pod(pod), HTTP).unwrap());
+    for (target, name) in [(tunnelled, "shop"), (plain, "open")] {
+        let before = rig.counter(0, "retries");
+        let mut tries = 0;
+        // Who is first is chance.
+        while rig.counter(0, "retries") < before + 5 {
+            tries += 1;
+            assert!(tries < TRIES_MAX, "{name} was always the first");
+            let answer = requests::one(rig.netns("web"), target).unwrap();
+            assert!(answer.starts_with(&format!("{name} answers ")), "{answer}");
+        }
+    }
+    assert_eq!(rig.counter(0, "closed_connect_failed"), 0);
+    // Where there is no other one, the failure is told as it is.
+    assert!(requests::one(rig.netns("web"), none).is_err());
+    rig.await_counted(0, "closed_connect_failed", 0);
+    assert_eq!(rig.counter(0, "closed_no_healthy_upstream"), 0);
 }

@@ -129,6 +129,8 @@ reasons! {
     NotConnect = ("not_connect", Connect, 400, Warn, false, "the HBONE request is not a CONNECT"),
     /// The authority is neither an address nor a host with a port.
     BadAuthority = ("bad_authority", Connect, 400, Warn, false, "the CONNECT authority is not host:port"),
+    /// The client of the SOCKS5 listener does not speak the protocol, or asks for what the proxy does not do.
+    BadProxyRequest = ("bad_proxy_request", Connect, 400, Warn, false, "the SOCKS5 request is not one to connect, or was not made in time"),
     /// The authority names an address that is not this workload's.
     NotForUs = ("not_for_us", Connect, 400, Warn, false, "ip mismatch: the CONNECT authority is not an address of this workload"),
     /// The authority names a service or port that this workload does not serve.
@@ -185,6 +187,8 @@ reasons! {
     ConnectTimeout = ("connect_timeout", Connect, 503, Warn, true, "connection failed: the upstream did not answer in time"),
     /// The TCP connection to port 15008 did not open in time.
     HboneTimeout = ("hbone_timeout", NetworkPolicy, 503, Warn, true, "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008"),
+    /// DNS knows no address of the upstream's host.
+    HostUnresolved = ("host_unresolved", Connect, 503, Warn, true, "connection failed: DNS has no address for the upstream's host"),
     /// The tunnel was lost before the stream was answered.
     TunnelLost = ("tunnel_lost", Connect, 503, Warn, true, "connection failed: the tunnel to the peer was lost"),
     /// One side reset the connection; the reset was carried to the other.

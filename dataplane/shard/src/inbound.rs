@@ -30,6 +30,7 @@ use crate::shard::{Shard, Tracked};
 use crate::socket::Socket;
 use crate::tls::Handshake;
 use crate::tunnel::{Side, Start, Stream, StreamOf, Tunnel, dial};
+use crate::wake::Finally;
 
 /// The client's end of an accepted tunnel: what every request on it has in common.
 pub(crate) struct Peer {
@@ -110,9 +111,15 @@ pub(crate) fn admit(
 /// Takes a request to the application and starts to relay it. The relay is a task of its own: it needs a fraction of
 /// the state that this one does.
 async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: RequestHead) {
+    // Whatever fails here, the client hears of it.
+    let _answered = Finally(|| {
+        if std::thread::panicking() {
+            stream.tunnel.finish(&stream.stream);
+        }
+    });
     match open(&shard, &peer, &stream, head).await {
         Ok((tracked, app)) => {
-            let relayed = relay::hbone(tracked, app, Way::Downstream, stream, {
+            let relayed = relay::hbone(tracked, app, Way::Downstream, stream.clone(), {
                 let shard = shard.clone();
                 move |conn, reason| {
                     shard.finished(conn, reason);
@@ -213,6 +220,9 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
         };
         let identity = Some(&peer.identity);
         let destination = target.destination;
+        if shard.is_own_port(destination.port()) {
+            return Ok(Err(Reason::OwnPort));
+        }
         let connection = rbac::Connection { source: peer.client, identity, destination, workload };
         Ok(match shard.verdict(snapshot, &connection) {
             Some(reason) => Err(reason),

@@ -23,6 +23,9 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use crate::netns::Place;
 use crate::ring;
 
+mod datagram;
+pub(crate) use datagram::Datagrams;
+
 /// Connections that wait to be accepted on one listener.
 const BACKLOG: i32 = 1024;
 /// What every socket of this process carries.
@@ -116,8 +119,25 @@ impl Listener {
             ipv4()
         };
         let socket = socket.map_err(|error| ("bind a listener", error))?;
-        let inner = TcpListener::from_std(StdListener::from(socket));
-        inner.map(|inner| Self { inner }).map_err(|error| ("register a listener", error))
+        Self::register(socket).map_err(|error| ("register a listener", error))
+    }
+
+    /// Binds one address of `netns`, as [`Listener::bind`] binds all.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn bind_to(
+        place: &Place,
+        netns: &Arc<OwnedFd>,
+        address: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<Self> {
+        place.enter(netns)?;
+        listening(address, options).and_then(Self::register)
+    }
+
+    fn register(socket: RawSocket) -> io::Result<Self> {
+        TcpListener::from_std(StdListener::from(socket)).map(|inner| Self { inner })
     }
 
     /// Waits for the next connection. Never drop this future: the runtime would leak the accepted socket.
@@ -146,7 +166,8 @@ impl ListenerStop {
     }
 }
 
-fn no_ipv6(error: &io::Error) -> bool {
+/// Whether an address cannot be bound because the namespace has no such family, or no such address.
+pub(crate) fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 

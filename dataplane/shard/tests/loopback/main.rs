@@ -21,3 +21,4 @@ mod inbound;
 mod outbound;
 mod pressure;
 mod revocation;
+mod telemetry;

@@ -76,8 +76,6 @@ pub(super) async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> 
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use hyper::Method;
-
     use super::*;
 
     #[derive(Debug, Default)]

@@ -161,7 +161,6 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
-    use hyper::Method;
     use pprof::Symbol;
     use prost::Message;
     use std::io::Read;

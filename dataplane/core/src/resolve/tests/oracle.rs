@@ -468,7 +468,7 @@ fn gateway_routes(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(2500))]
 
     #[test]
     fn the_decision_is_what_a_literal_reading_allows_and_everything_that_it_allows(seed: u64) {

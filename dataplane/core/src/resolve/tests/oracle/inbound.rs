@@ -87,7 +87,7 @@ impl Plain {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2500))]
 
     #[test]
     fn an_inbound_connect_goes_where_a_literal_reading_sends_it(seed: u64, number: u64, by_host: bool) {

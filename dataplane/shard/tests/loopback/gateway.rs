@@ -1,10 +1,10 @@
-//! A gateway to another network: it takes tunnels, and hands the bytes of each stream to a TCP connection.
+//! A gateway to another network, or a waypoint: it takes tunnels, and hands the bytes of each stream to a TCP connection.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -12,10 +12,13 @@ use halo_core::hbone::{
     ConnectResponse, ErrorCode, Event, HboneSession, RequestHead, SessionConfig, StreamId,
 };
 use halo_core::limits::Limits;
-use halo_shard::tls::{AnyRecords, Handshake, Opened, Progress, Records, TlsConfig};
+use halo_core::net::{NetworkAddress, OUTBOUND_PORT};
+use halo_core::service::Service;
+use halo_core::workload::{Gateway as Reference, GatewayDestination, Workload};
+use halo_shard::tls::{AnyRecords, Handshake, Opened, Progress, Records, RecordsKind, TlsConfig};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::rig::{DEADLINE, Rig, cart};
+use crate::rig::{DEADLINE, Rig, cart, service, workload};
 
 /// The gateway's address.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 3);
@@ -27,6 +30,8 @@ pub(crate) enum Does {
     PassOn(SocketAddr),
     /// Lets it in, and is silent.
     Nothing,
+    /// Does not answer.
+    Wait,
     /// Answers with this status.
     Refuse(u16),
 }
@@ -39,35 +44,41 @@ pub(crate) enum Told {
     Reset,
 }
 
-/// Starts a gateway that serves one tunnel, as `cart`.
+/// Starts a gateway, as `cart`. It runs until the process ends.
 pub(crate) fn gateway(rig: &Rig, does: Does) -> (SocketAddr, mpsc::Receiver<Told>) {
     let listener = TcpListener::bind((GATEWAY, 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let config = TlsConfig::new(&rig.authority.issue(&cart())).unwrap();
+    let config = Arc::new(TlsConfig::new(&rig.authority.issue(&cart())).unwrap());
     let kind = rig.peer_records;
     let (told, heard) = mpsc::channel();
     thread::spawn(move || {
-        let mut socket = listener.accept().unwrap().0;
-        let mut handshake = Handshake::server(&config).unwrap();
-        let (mut input, mut out) = (Vec::new(), Vec::new());
-        loop {
-            let progress = handshake.advance(&mut input, &mut out).unwrap();
-            socket.write_all(&out).unwrap();
-            out.clear();
-            if progress == Progress::Done {
-                break;
-            }
-            let mut chunk = [0; 4096];
-            let length = socket.read(&mut chunk).unwrap();
-            input.extend_from_slice(&chunk[..length]);
+        for socket in listener.incoming() {
+            let (config, told) = (config.clone(), told.clone());
+            thread::spawn(move || Gateway::secure(socket.unwrap(), &config, kind, does, told).run());
         }
-        socket.set_nonblocking(true).unwrap();
-        let session = HboneSession::server(SessionConfig::from(&Limits::default()), 0);
-        let (records, _) = handshake.finish(kind).unwrap();
-        let legs = BTreeMap::new();
-        Gateway { socket, records, session, input, out, legs, does, told, begun: Instant::now() }.run();
     });
     (address, heard)
+}
+
+/// Publishes the service with a waypoint at this address, as `cart`; `uid` is the waypoint's.
+pub(crate) fn publish_waypoint(rig: &mut Rig, uid: &str, waypoint: SocketAddr) {
+    rig.serve(OUTBOUND_PORT, 1);
+    let address = NetworkAddress { network: "".into(), ip: waypoint.ip() };
+    let reference =
+        Reference { destination: GatewayDestination::Address(address), hbone_mtls_port: waypoint.port() };
+    let workload = Workload {
+        uid: uid.into(),
+        addresses: [waypoint.ip()].into(),
+        service_account: "cart".into(),
+        services: Default::default(),
+        ..workload()
+    };
+    rig.publish(|snapshot| {
+        let found = snapshot.services.get(&service()).unwrap();
+        let waypoint = Some(reference);
+        snapshot.services.insert(Arc::new(Service { waypoint, ..Service::clone(found) }));
+        snapshot.workloads.insert(Arc::new(workload));
+    });
 }
 
 struct Gateway {
@@ -94,8 +105,37 @@ struct Leg {
 }
 
 impl Gateway {
+    /// Takes a connection through its handshake.
+    fn secure(
+        mut socket: TcpStream,
+        config: &TlsConfig,
+        kind: RecordsKind,
+        does: Does,
+        told: mpsc::Sender<Told>,
+    ) -> Self {
+        let mut handshake = Handshake::server(config).unwrap();
+        let (mut input, mut out) = (Vec::new(), Vec::new());
+        loop {
+            let progress = handshake.advance(&mut input, &mut out).unwrap();
+            socket.write_all(&out).unwrap();
+            out.clear();
+            if progress == Progress::Done {
+                break;
+            }
+            let mut chunk = [0; 4096];
+            let length = socket.read(&mut chunk).unwrap();
+            input.extend_from_slice(&chunk[..length]);
+        }
+        socket.set_nonblocking(true).unwrap();
+        let session = HboneSession::server(SessionConfig::from(&Limits::default()), 0);
+        let (records, _) = handshake.finish(kind).unwrap();
+        let legs = BTreeMap::new();
+        Self { socket, records, session, input, out, legs, does, told, begun: Instant::now() }
+    }
+
     fn run(mut self) {
-        while self.wait() && self.take_in() {
+        // The first record may have come with the end of the handshake.
+        while self.take_in() {
             let ids: Vec<StreamId> = self.legs.keys().copied().collect();
             for id in ids {
                 self.serve(id);
@@ -109,6 +149,9 @@ impl Gateway {
                 Ok(length) => drop(self.out.drain(..length)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => return,
+            }
+            if !self.wait() {
+                return;
             }
         }
     }
@@ -159,6 +202,7 @@ impl Gateway {
             match event {
                 Event::Request { stream, request, .. } => {
                     let (status, to) = match self.does {
+                        Does::Wait => (0, None),
                         Does::PassOn(to) => (200, Some(to)),
                         Does::Nothing => (200, None),
                         Does::Refuse(status) => (status, None),
@@ -169,8 +213,10 @@ impl Gateway {
                         self.legs
                             .insert(stream, Leg { socket, pending: Vec::new(), ended: false, over: false });
                     }
-                    let response = ConnectResponse { status, headers: Vec::new() };
-                    self.session.respond(stream, &response, status != 200);
+                    if status > 0 {
+                        let response = ConnectResponse { status, headers: Vec::new() };
+                        self.session.respond(stream, &response, status != 200);
+                    }
                     let _ = self.told.send(Told::Asked(request));
                 }
                 Event::Data { stream, bytes } => {
@@ -198,13 +244,14 @@ impl Gateway {
     fn serve(&mut self, id: StreamId) {
         let now_ms = self.begun.elapsed().as_millis() as u64;
         let Some(leg) = self.legs.get_mut(&id) else { return };
-        match leg.socket.write(&leg.pending) {
+        let written = if leg.pending.is_empty() { Ok(0) } else { leg.socket.write(&leg.pending) };
+        match written {
             Ok(length) => {
                 leg.pending.drain(..length);
                 self.session.consumed(id, length, now_ms);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => leg.pending.clear(),
+            Err(_) => return self.cut(id),
         }
         if leg.ended && leg.pending.is_empty() {
             let _ = leg.socket.shutdown(std::net::Shutdown::Write);
@@ -221,14 +268,15 @@ impl Gateway {
                 self.records.seal(&[&header, &chunk[..length]], &mut self.out).unwrap();
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-            Err(_) => {
-                self.session.reset(id, ErrorCode::ConnectError);
-                self.legs.remove(&id);
-                return;
-            }
+            Err(_) => return self.cut(id),
         }
         if leg.over && leg.ended {
             self.legs.remove(&id);
         }
+    }
+
+    fn cut(&mut self, id: StreamId) {
+        self.session.reset(id, ErrorCode::ConnectError);
+        self.legs.remove(&id);
     }
 }

@@ -14,6 +14,7 @@ mod peer;
 mod rig;
 
 mod cuts;
+mod deadlines;
 mod demand;
 mod descriptors;
 mod double;

@@ -16,6 +16,7 @@ mod rig;
 mod cuts;
 mod demand;
 mod descriptors;
+mod dns;
 mod drain;
 mod inbound;
 mod outbound;

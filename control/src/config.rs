@@ -5,6 +5,7 @@
 //! environment: the binary hands it in.
 
 mod cores;
+mod dns;
 mod print;
 mod proxy_config;
 pub mod raw;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use halo_core::limits::Limits;
 
 pub use cores::Cores;
+pub use dns::DnsSettings;
 pub use print::PrintFormat;
 pub use raw::{ConfigError, Files, Variables};
 
@@ -164,6 +166,10 @@ pub struct Config {
     pub ring: RingMode,
     /// Whether listeners take IPv6.
     pub ipv6: bool,
+    /// How pods' DNS is done.
+    pub dns: DnsSettings,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
     /// Admin server.
     pub admin: SocketAddr,
     /// Readiness server.
@@ -232,6 +238,7 @@ impl Config {
                 warnings.push(format!("the node's token goes to {} without encryption", upstream.address));
             }
         }
+        warnings.extend(self.dns.warnings());
         warnings
     }
 

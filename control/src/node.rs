@@ -150,7 +150,7 @@ fn start<S: Shards>(
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
         on_demand: config.xds_on_demand && config.xds.is_some(),
         trust_domain_aliases: Box::default(),
-        cluster_domain: "cluster.local".into(),
+        cluster_domain: config.cluster_domain.as_str().into(),
         application_tunnels_local: true,
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
@@ -159,6 +159,9 @@ fn start<S: Shards>(
     let (pods_sender, pods) = watch::channel(Pods::new());
     let (view, certificates) = watch::channel(CertificateView::new());
     let readiness = Readiness::pending(&[Part::StateManager, Part::WorkloadProxyManager]);
+    if config.dns.capture {
+        readiness.set(Part::DnsProxy, Some("names are answered once the mesh is known".to_owned()));
+    }
     readiness.set(Part::WorkloadProxyManager, Some("pods are taken once the mesh is known".to_owned()));
     let (totals, certificate_totals) =
         (Arc::new(PodTotals::default()), Arc::new(CertificateTotals::default()));
@@ -181,6 +184,7 @@ fn start<S: Shards>(
     let zds = parts.spawn("ZDS client", async move {
         // A proxy that does not know the mesh takes no pods: until then they stay with the one before it, or refused.
         gate.part_ready(Part::StateManager).await;
+        gate.set(Part::DnsProxy, None);
         client.run().await;
     });
     let sources = sources::start(&config, &publisher, pods.clone(), questions.mesh, parts);

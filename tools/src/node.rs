@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use halo_control::config::raw::{MESH_CONFIG, TOKEN};
+use halo_control::config::raw::{MESH_CONFIG, RESOLV_CONF, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
     Config, ConfigError, Files, LogFormat, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
@@ -18,7 +18,7 @@ use halo_core::outcome::Level;
 use halo_core::report::{Direction, ShardReport};
 use halo_core::snapshot::Snapshot;
 use halo_shard::tls::RecordsKind;
-use halo_shard::{Ask, Mailbox, Message, PodSpec, Refusal, RingKind, ShardConfig, StartError};
+use halo_shard::{Ask, DnsConfig, Mailbox, Message, PodSpec, Refusal, RingKind, ShardConfig, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -119,12 +119,17 @@ pub fn main(options: Options) -> ExitCode {
 
 /// The files that count beside variables and flags.
 fn files() -> Result<Files, Error> {
-    let mesh_config = match std::fs::read_to_string(MESH_CONFIG) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::File { path: MESH_CONFIG, error }),
-    };
-    Ok(Files { mesh_config, token: Path::new(TOKEN).exists() })
+    let token = Path::new(TOKEN).exists();
+    Ok(Files { mesh_config: text(MESH_CONFIG)?, token, resolv_conf: text(RESOLV_CONF)? })
+}
+
+/// The text of a file, if it is there.
+fn text(path: &'static str) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::File { path, error }),
+    }
 }
 
 impl From<Options> for Overrides {
@@ -283,6 +288,11 @@ impl Handles {
                 ring: ring(config.ring),
                 refusals: refusals.clone(),
                 ask: ask.clone(),
+                dns: DnsConfig {
+                    capture: config.dns.capture,
+                    listen: config.dns.listen.clone(),
+                    servers: config.dns.servers.as_slice().into(),
+                },
             })?;
             mailboxes.push(mailbox);
         }

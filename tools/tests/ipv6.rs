@@ -98,6 +98,7 @@ fn outside(topology: &Topology) -> Pod {
         netns: node.netns.clone(),
         address: node.address,
         address_v6: node.address_v6,
+        dns_search: Vec::new(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use halo_core::limits::Limits;
 
+use super::dns::{self, DnsDraft, DnsSettings};
 use super::proxy_config::ProxyConfig;
 use super::raw::{
     ConfigError, Files, MESH_CONFIG, Reason, Variables, boolean, duration, duration_some, mark, milliseconds,
@@ -55,6 +56,7 @@ pub(super) struct Draft {
     metrics: Option<SocketAddr>,
     stats_port: u16,
     pub(super) discovery: Option<String>,
+    dns: DnsDraft,
 }
 
 /// Largest flow-control window (RFC 9113, section 6.9.1).
@@ -169,6 +171,14 @@ variables! {
     "PACKET_MARK", "1337", "mark on packets from pods' network namespaces",
         |draft, text| draft.config.limits.packet_mark = mark(text)?;
     "IPV6_ENABLED", "true", "listen on IPv6 too", |draft, text| draft.config.ipv6 = boolean(text)?;
+    "CLUSTER_DOMAIN", "cluster.local", "the cluster's DNS domain",
+        |draft, text| draft.config.cluster_domain = text.trim_matches('.').to_ascii_lowercase();
+    "ISTIO_META_DNS_CAPTURE", "true", "answer pods' DNS queries: true, or anything else for no; not with XDS_ON_DEMAND",
+        |draft, text| draft.dns.capture = Some(text.into());
+    "ISTIO_META_DNS_PROXY_ADDR", "localhost:15053", "where captured DNS queries come in, inside each pod",
+        |draft, text| draft.dns.listen = Some(text.into());
+    "HALO_DNS_SERVERS", "those of /etc/resolv.conf", "DNS servers, as pods reach them: 10.96.0.10,[fd00::a]:53",
+        |draft, text| draft.dns.servers = Some(dns::servers(text)?);
     "HALO_ADMIN_ADDR", "127.0.0.1:15000", "admin server", |draft, text| draft.admin = Some(address(text)?);
     "HALO_READINESS_ADDR", "[::]:15021", "readiness server", |draft, text| draft.readiness = Some(address(text)?);
     "HALO_METRICS_ADDR", "[::]:15020", "metrics server", |draft, text| draft.metrics = Some(address(text)?);
@@ -241,6 +251,8 @@ impl Default for Draft {
             records: RecordsMode::Sealed,
             ring: RingMode::Auto,
             ipv6: true,
+            dns: DnsSettings { capture: true, held_back: false, listen: Vec::new(), servers: Vec::new() },
+            cluster_domain: "cluster.local".into(),
             admin: any,
             readiness: any,
             metrics: any,
@@ -268,6 +280,7 @@ impl Default for Draft {
             metrics: None,
             stats_port: 15_020,
             discovery: None,
+            dns: DnsDraft::default(),
         }
     }
 }
@@ -376,6 +389,8 @@ fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
     };
     upstream::settle(&mut draft, files)?;
     let mut config = draft.config;
+    let (metadata, resolv_conf) = (&config.facts.metadata, files.resolv_conf.as_deref());
+    config.dns = draft.dns.settle(metadata, resolv_conf, config.xds_on_demand)?;
     config.facts.node_name.clone_from(&config.node);
     let limits = &mut config.limits;
     if limits.connection_window < limits.stream_window_max {

@@ -82,6 +82,8 @@ pub struct Pod {
     pub address: Ipv4Addr,
     /// Its IPv6 address; `None` where the kernel has no IPv6.
     pub address_v6: Option<Ipv6Addr>,
+    /// The search list of its resolver, as the agent tells it; empty: it does not.
+    pub dns_search: Vec<String>,
 }
 
 impl Pod {
@@ -90,9 +92,9 @@ impl Pod {
         std::iter::once(self.address.into()).chain(self.address_v6.map(IpAddr::from))
     }
 
-    /// What to capture in it: every family that it has.
+    /// What to capture in it: every family that it has, and DNS, as the node proxy is set by itself.
     pub fn redirect(&self) -> redirect::Options {
-        redirect::Options { ipv6: self.address_v6.is_some(), ..redirect::Options::default() }
+        redirect::Options { ipv6: self.address_v6.is_some(), dns: true, ..redirect::Options::default() }
     }
 }
 
@@ -133,6 +135,7 @@ impl Topology {
                     netns: namespace(lab, name)?,
                     address: Ipv4Addr::new(10, octet(index + 1), 0, octet(nth + 10)),
                     address_v6: ula(index + 1, nth + 10),
+                    dns_search: Vec::new(),
                 };
                 join_pod(&nodes[index], &pod)?;
                 pods.push(pod);

@@ -329,7 +329,11 @@ fn connections_are_made_as_the_stock_proxy_makes_them_unless_set_otherwise() {
 
 #[test]
 fn aliases_of_the_mesh_configuration_count_unless_the_variable_says_otherwise() {
-    let files = || Files { mesh_config: Some("trustDomainAliases: [one, two]".into()), token: false };
+    let files = || Files {
+        mesh_config: Some("trustDomainAliases: [one, two]".into()),
+        token: false,
+        ..Files::default()
+    };
     let read = |pairs: &[(&str, &str)]| {
         let variables = pairs.iter().copied().collect::<Variables>().with_files(files());
         Config::read(&variables, &Overrides::default()).unwrap().trust_domain_aliases

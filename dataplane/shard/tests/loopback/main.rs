@@ -17,6 +17,7 @@ mod cuts;
 mod deadlines;
 mod demand;
 mod descriptors;
+mod dns;
 mod double;
 mod drain;
 mod gateway;

@@ -112,6 +112,25 @@ fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardCo
     }
 }
 
+/// The DNS servers of [`each_dns_shard`].
+pub(crate) const DNS_SERVERS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 53)), 5353),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 54)), 5353),
+];
+
+/// Runs a test with each ring, with the pod's DNS captured.
+pub(crate) fn each_dns_shard(limits: Limits, test: fn(Rig)) {
+    let run = |ring| {
+        let mut config = shard_config(limits.clone(), RecordsKind::default(), ring);
+        config.dns = DnsConfig { capture: true, servers: Arc::new(DNS_SERVERS), ..DnsConfig::default() };
+        begin(config, test)
+    };
+    let running = [RingKind::Auto, RingKind::Epoll].map(|ring| (ring, run(ring)));
+    let failed: Vec<_> =
+        running.into_iter().filter_map(|(ring, thread)| thread.join().is_err().then_some(ring)).collect();
+    assert!(failed.is_empty(), "failed with {failed:?}");
+}
+
 /// Runs a test with one ring alone.
 pub(crate) fn one_shard(ring: RingKind, test: fn(Rig)) {
     let (limits, records) = (Limits::default(), RecordsKind::default());
@@ -255,6 +274,13 @@ impl Rig {
         let key = service();
         self.publish(|snapshot| drop(snapshot.services.remove(&key)));
         key
+    }
+
+    /// Publishes that the pod's own workload is unknown again.
+    pub(crate) fn withdraw_pod(&mut self) -> Arc<Workload> {
+        let known = self.snapshot.workloads.get(UID).unwrap().clone();
+        self.publish(|snapshot| drop(snapshot.workloads.remove(UID)));
+        known
     }
 
     pub(crate) fn inspect(&self) -> ShardReport {

@@ -75,6 +75,7 @@ impl<S: Shards> Service for AdminService<S> {
         match request.path.as_str() {
             "/" => Answer::html(INDEX),
             "/config_dump" => self.config_dump().await,
+            "/metrics" | "/stats/prometheus" => self.0.metrics(&request).await,
             "/quitquitquit" if request.method == Method::POST => {
                 self.0.quit.notify_one();
                 Answer::text(StatusCode::OK, "shutdown now\n")

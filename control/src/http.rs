@@ -1,6 +1,7 @@
 //! A small HTTP/1.1 server for admin, metrics and readiness: a request without its body in, an answer out, and the
 //! connection ends. A client that does not take its answer is cut off, so that it keeps no place from others.
 
+mod encoding;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
@@ -21,6 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
+
+pub(crate) use encoding::Encoding;
 
 /// How long a client may take to send its headers.
 const HEADER_DEADLINE: Duration = Duration::from_secs(2);
@@ -36,6 +41,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
+    /// `Accept`, all lines as one.
+    pub(crate) accept: String,
+    /// `Accept-Encoding`, all lines as one.
+    pub(crate) accept_encoding: String,
 }
 
 /// An answer.
@@ -43,31 +52,45 @@ pub(crate) struct Request {
 pub(crate) struct Answer {
     status: StatusCode,
     content_type: &'static str,
-    body: String,
+    encoding: Encoding,
+    body: Bytes,
 }
 
 impl Answer {
     pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+        Self::plain(status, "text/plain; charset=utf-8", body.into())
     }
 
     pub(crate) fn html(body: impl Into<String>) -> Self {
-        Self { status: StatusCode::OK, content_type: "text/html; charset=utf-8", body: body.into() }
+        Self::plain(StatusCode::OK, "text/html; charset=utf-8", body.into())
     }
 
     /// Prometheus' text format.
     pub(crate) fn metrics(body: String) -> Self {
-        Self { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
+        Self::plain(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
     }
 
     pub(crate) fn json(body: String) -> Self {
-        Self { status: StatusCode::OK, content_type: "application/json", body }
+        Self::plain(StatusCode::OK, "application/json", body)
+    }
+
+    /// A body that is encoded already.
+    pub(crate) fn encoded(content_type: &'static str, encoding: Encoding, body: Vec<u8>) -> Self {
+        Self { status: StatusCode::OK, content_type, encoding, body: body.into() }
+    }
+
+    fn plain(status: StatusCode, content_type: &'static str, body: String) -> Self {
+        Self { status, content_type, encoding: Encoding::Identity, body: body.into() }
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if self.encoding != Encoding::Identity {
+            let name = HeaderValue::from_static(self.encoding.name());
+            response.headers_mut().insert(CONTENT_ENCODING, name);
+        }
         response
     }
 }
@@ -135,7 +158,12 @@ async fn serve_client<S: Service>(stream: TcpStream, service: S) {
     let handle = service_fn(|request: hyper::Request<Incoming>| {
         let service = service.clone();
         async move {
-            let request = Request { method: request.method().clone(), path: request.uri().path().to_owned() };
+            let request = Request {
+                method: request.method().clone(),
+                path: request.uri().path().to_owned(),
+                accept: joined(request.headers(), &ACCEPT),
+                accept_encoding: joined(request.headers(), &ACCEPT_ENCODING),
+            };
             Ok::<_, Infallible>(service.answer(request).await.into_response())
         }
     });
@@ -148,4 +176,10 @@ async fn serve_client<S: Service>(stream: TcpStream, service: S) {
         Ok(Err(error)) => debug!(%error, "a client of a local server was cut off"),
         Err(_) => debug!("a client of a local server took too long and was cut off"),
     }
+}
+
+/// A header's lines as one; those that are no text are left out.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let lines: Vec<_> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+    lines.join(",")
 }

@@ -281,6 +281,7 @@ impl Handles {
                 access: access.clone(),
                 series_expiry_ms: millis(config.metrics_expiry),
                 ask: ask.clone(),
+                dns: halo_shard::DnsConfig::default(),
             })?;
             mailboxes.push(mailbox);
         }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::cni::server::{PodInfo, ZdsServer};
 use crate::config::{Overrides, Variables};
+use crate::metrics::tests as metrics;
 use crate::node::sources::Sources;
 use crate::questions::{Asked, queues};
 use crate::source::SourceStatus;
@@ -225,6 +226,7 @@ async fn a_dump_has_the_keys_that_operators_tools_read() {
             "protocol",
             "srcIdentity",
             "dstIdentity",
+            "dstService",
             "bytesReceived",
             "bytesSent"
         ]
@@ -273,6 +275,38 @@ async fn metrics_sum_the_shards_and_count_the_pods() {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
     }
     assert_eq!(fetch(node.addresses.metrics, "GET", "/").await.0, 404);
+}
+
+#[tokio::test]
+async fn metrics_are_the_stock_ones_in_the_form_and_coding_asked_for_on_both_servers() {
+    let node = Running::start(Some(MESH)).await;
+    node.shards.snapshot_where(|snapshot| snapshot.workloads.len() == 1).await;
+    let series = vec![metrics::series("web")];
+    *node.shards.reports.lock().unwrap() = vec![ShardReport { series, ..ShardReport::default() }];
+    for (address, path) in [(node.addresses.metrics, "/stats/prometheus"), (node.addresses.admin, "/metrics")]
+    {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: halo\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\
+             Accept-Encoding: gzip\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap().to_ascii_lowercase();
+        assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+        assert!(
+            head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n")
+        );
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&answer[end..]), &mut text).unwrap();
+        let found = metrics::check_stock(&text);
+        let of_xds = |name: &&str| name.starts_with("istio_xds_");
+        let expected: Vec<_> =
+            metrics::STOCK.iter().map(|(name, ..)| *name).filter(|name| !of_xds(name)).collect();
+        assert_eq!(found, expected);
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! The `baggage` header of an HBONE CONNECT: what the two ends tell each other about their workloads, for labels only.
+//! The headers `baggage` and `forwarded` of an HBONE CONNECT: what the two ends tell each other about their workloads
+//! and the service that was addressed, for labels only.
 //!
-//! It proves nothing: no decision may read it. The keys, their order and the lack of escaping are those of Istio's node
-//! proxy; the frame is W3C Baggage.
+//! They prove nothing: no decision may read them. The keys, their order and the lack of escaping are those of Istio's node
+//! proxy; the frames are W3C Baggage and RFC 7239.
 
 use std::fmt;
 
@@ -72,6 +73,26 @@ impl<'a> Baggage<'a> {
     }
 }
 
+/// The first `host` in the lines of a `forwarded` header, without quotes. A line that is not ASCII is passed over, and so
+/// is a host that is empty or holds an escape.
+pub fn forwarded_host<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    lines.into_iter().filter(|line| line.is_ascii()).flat_map(parameters).find_map(|parameter| {
+        let (name, value) = parameter.trim().split_once('=')?;
+        let unquoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        let valid = !unquoted.is_empty() && !unquoted.contains(['"', '\\']);
+        (name.eq_ignore_ascii_case("host") && valid).then_some(unquoted)
+    })
+}
+
+/// The parts between the semicolons and commas that are not quoted (RFC 7239, section 4).
+fn parameters(line: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    line.split(move |char| {
+        quoted ^= char == '"';
+        !quoted && matches!(char, ';' | ',')
+    })
+}
+
 impl fmt::Display for Baggage<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let workload = match self.workload_type {
@@ -139,7 +160,32 @@ mod tests {
         assert_eq!(Baggage::parse([""]), Baggage::default());
     }
 
+    #[test]
+    fn the_host_of_a_forwarded_header_is_found_with_and_without_quotes() {
+        for (lines, expected) in [
+            (&["for=\"10.0.0.1:4000\";host=cart.shop"][..], Some("cart.shop")),
+            (&["for=\"[fd00::1]:4000\"; Host=\"cart.shop\""], Some("cart.shop")),
+            (&["host=cart.shop"], Some("cart.shop")),
+            (&["for=a;host=one, host=two"], Some("one")),
+            (&["for=\"a;host=evil\";host=cart"], Some("cart")),
+            (&["for=a", "host=cart"], Some("cart")),
+            (&["host=é;for=a", "host=cart"], Some("cart")),
+            (&["host=;host=\"\"", "host=\"a\\b\"", "host=\"a"], None),
+            (&["ghost=a", "host", "", ";;,="], None),
+            (&[], None),
+        ] {
+            assert_eq!(forwarded_host(lines.iter().copied()), expected, "{lines:?}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn a_host_that_is_found_is_a_part_of_the_line(line in "(for=|host=|\"|;|,|\\\\|a|b|é| ){0,12}") {
+            if let Some(host) = forwarded_host([line.as_str()]) {
+                proptest::prop_assert!(line.contains(host) && !host.is_empty() && !host.contains('"'));
+            }
+        }
+
         #[test]
         fn any_text_is_read_and_what_was_read_is_read_again_from_its_text(line in "[a-z0-9.=, ]{0,60}|(k8s\\.(pod|job)\\.name=[a-z]{0,3},?){0,4}") {
             let baggage = Baggage::parse([line.as_str()]);

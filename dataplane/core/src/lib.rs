@@ -3,7 +3,8 @@
 //! This crate decides; it never acts. It has no socket, clock, environment, lock or async function: time, randomness
 //! and bytes come in as arguments, and output goes into buffers of the caller. Values: [`id`], [`net`], [`workload`],
 //! [`service`], [`policy`], [`certificate`], [`demand`], [`labels`], [`snapshot`], [`limits`], [`outcome`], [`counters`].
-//! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`].
+//! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`],
+//! [`proxy_protocol`], [`dns`].
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -12,6 +13,7 @@ pub mod balance;
 pub mod certificate;
 pub mod counters;
 pub mod demand;
+pub mod dns;
 pub mod few;
 #[cfg(test)]
 mod fixture;
@@ -25,6 +27,7 @@ pub mod options;
 pub mod outcome;
 pub mod policy;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod rbac;
 pub mod relay;
 pub mod report;

@@ -187,6 +187,8 @@ reasons! {
     ConnectTimeout = ("connect_timeout", Connect, 503, Warn, true, "connection failed: the upstream did not answer in time"),
     /// The TCP connection to port 15008 did not open in time.
     HboneTimeout = ("hbone_timeout", NetworkPolicy, 503, Warn, true, "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008"),
+    /// DNS knows no address of the upstream's host.
+    HostUnresolved = ("host_unresolved", Connect, 503, Warn, true, "connection failed: DNS has no address for the upstream's host"),
     /// The tunnel was lost before the stream was answered.
     TunnelLost = ("tunnel_lost", Connect, 503, Warn, true, "connection failed: the tunnel to the peer was lost"),
     /// One side reset the connection; the reset was carried to the other.

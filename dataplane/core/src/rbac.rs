@@ -2,7 +2,8 @@
 //!
 //! Policies come from three places: those of the workload's namespace, the global ones, and those that the workload
 //! names. DENY is tried before ALLOW, whatever their order. A policy in dry run enforces nothing and is reported as an
-//! [`Event`]. Nothing is remembered between two calls.
+//! [`Event`]. A client whose trust domain counts as the workload's own has a principal under each of these domains, so
+//! that policies stay true while a mesh is renamed. Nothing is remembered between two calls.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 use crate::id::Identity;
 use crate::outcome::Reason;
 use crate::policy::{Action, Clause, Match, Policy, Scope, StringMatch};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Mesh, Snapshot};
 use crate::workload::Workload;
 
 #[cfg(test)]
@@ -87,7 +88,7 @@ pub fn check_with(
     if applicable(snapshot, connection.workload).next().is_none() {
         return Verdict::Allow { policy: None };
     }
-    let subject = Subject::new(connection);
+    let subject = Subject::new(&snapshot.mesh, connection);
     if let Some(policy) = first_match(snapshot, &subject, Action::Deny, report) {
         return Verdict::Deny { policy: policy.key() };
     }
@@ -139,20 +140,30 @@ struct Subject<'a> {
     identity: Option<&'a Identity>,
     /// The identity's text without `spiffe://`.
     principal: Option<String>,
+    /// The same under the other names of its trust domain.
+    aliases: Vec<String>,
     source: IpAddr,
     destination: IpAddr,
     port: u16,
 }
 
 impl<'a> Subject<'a> {
-    fn new(connection: &Connection<'a>) -> Self {
-        let principal = |identity: &Identity| {
-            format!("{}/ns/{}/sa/{}", identity.trust_domain, identity.namespace, identity.service_account)
+    fn new(mesh: &Mesh, connection: &Connection<'a>) -> Self {
+        let in_domain = |identity: &Identity, domain: &str| {
+            format!("{domain}/ns/{}/sa/{}", identity.namespace, identity.service_account)
         };
+        let own = &connection.workload.trust_domain;
+        let renamed = connection.identity.filter(|one| mesh.same_trust_domain(&one.trust_domain, own));
+        let aliases = renamed.into_iter().flat_map(|identity| {
+            let domains = mesh.trust_domain_aliases.iter().chain([own]);
+            let others = domains.filter(|domain| **domain != identity.trust_domain);
+            others.map(|domain| in_domain(identity, domain))
+        });
         Self {
             workload: connection.workload,
             identity: connection.identity,
-            principal: connection.identity.map(principal),
+            principal: connection.identity.map(|identity| in_domain(identity, &identity.trust_domain)),
+            aliases: aliases.collect(),
             source: connection.source.ip().to_canonical(),
             destination: connection.destination.ip().to_canonical(),
             port: connection.destination.port(),
@@ -194,12 +205,11 @@ impl<'a> Subject<'a> {
 
     /// Without an identity nothing is equal to the principal, not even presence.
     fn is_principal(&self, value: &StringMatch) -> bool {
-        let Some(principal) = &self.principal else { return false };
-        match value {
+        self.principal.iter().chain(&self.aliases).any(|principal| match value {
             StringMatch::Exact(text) => without_scheme(text) == principal,
             StringMatch::Prefix(text) => principal.starts_with(without_scheme(text)),
             StringMatch::Suffix(_) | StringMatch::Presence => is_text(value, principal),
-        }
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::id::Identity;
 use crate::labels::Labels;
 use crate::outcome::ResponseFlag;
+use crate::workload::Workload;
 
 /// Which way a connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,8 +128,46 @@ impl ByDirection {
     }
 }
 
+/// Bounds of the buckets of [`DnsSeries`], s.
+pub const DNS_BUCKETS_S: [f64; 6] = [0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
+
+/// What pods of one canonical service asked of DNS in one way, since the shard started.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DnsSeries {
+    /// The type of the records, in lower case, for example `aaaa`; `unknown` for one without a name.
+    pub query_type: &'static str,
+    /// `udp` or `tcp`.
+    pub protocol: &'static str,
+    /// Canonical service of the pods; empty while the mesh does not know them.
+    pub canonical_service: Arc<str>,
+    /// Its revision.
+    pub canonical_revision: Arc<str>,
+    /// Queries.
+    pub requests: u64,
+    /// Those that the mesh does not answer itself, whether servers or the cache answered.
+    pub forwarded: u64,
+    /// Those of them that were not answered.
+    pub failed: u64,
+    /// Forwarded queries by the time until their answer: how many took at most as long as each of [`DNS_BUCKETS_S`] and
+    /// longer than the one before. Those that took longer than all are in none.
+    pub buckets: [u64; DNS_BUCKETS_S.len()],
+    /// That time in all, s.
+    pub duration_s: f64,
+}
+
+/// How often a pod's connections had a host looked up, since the pod was added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostSeries {
+    /// The pod's own workload, while the mesh knows it.
+    pub source: Option<Arc<Workload>>,
+    /// The host.
+    pub hostname: Arc<str>,
+    /// Lookups, successful or not.
+    pub lookups: u64,
+}
+
 /// One shard, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ShardReport {
     /// Its number, from 0.
     pub shard: usize,
@@ -158,4 +197,8 @@ pub struct ShardReport {
     pub connections: Vec<ConnectionReport>,
     /// Series, if they were asked for.
     pub series: Vec<SeriesReport>,
+    /// DNS queries of pods.
+    pub dns: Vec<DnsSeries>,
+    /// Hosts that were looked up for connections to them.
+    pub hosts: Vec<HostSeries>,
 }

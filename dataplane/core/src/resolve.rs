@@ -189,10 +189,10 @@ fn to_workload(ask: &Ask<'_>, workload: &Arc<Workload>) -> Route {
         return through_waypoint(ask, waypoint, None);
     }
     // The client asked for this very address, so there is no other to try.
-    match ask.exhausted() {
-        Some(reason) => Route::Deny(reason),
-        None => to_endpoint(workload, None, Target::Address(ask.captured.destination)),
+    if ask.tried(workload) {
+        return Route::Deny(Reason::NoHealthyUpstream);
     }
+    to_endpoint(workload, None, Target::Address(ask.captured.destination))
 }
 
 /// To an application at `target`, in a tunnel if its workload has that.

@@ -13,6 +13,7 @@ mod access;
 mod buffers;
 mod conn;
 mod demand;
+mod dns;
 mod inbound;
 mod mailbox;
 mod netns;
@@ -40,6 +41,7 @@ mod wake;
 
 pub use access::{AccessOutput, AccessSink};
 pub use demand::Ask;
+pub use dns::DnsConfig;
 pub use mailbox::{BindError, Mailbox, Message, PodSpec, Reply};
 pub use ring::{RingKind, now_ms, probe_io_uring};
 pub use start::{ShardConfig, StartError, start};

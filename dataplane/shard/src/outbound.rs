@@ -8,11 +8,11 @@ mod connect;
 mod double;
 mod stream;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::net::{HostTarget, Target};
+use halo_core::net::Target;
 use halo_core::outcome::Reason;
 use halo_core::relay::Way;
 use halo_core::report::Direction;
@@ -212,15 +212,6 @@ async fn route(ask: &Ask<'_>, failed: &[Attempt]) -> Result<Decided, Reason> {
         Ok(Ok(Decided { source: source.clone(), way }))
     });
     decided.await?
-}
-
-/// The addresses of a host, in the order in which they are tried.
-pub(crate) async fn lookup(
-    _shard: &Rc<Shard>,
-    _pod: &Rc<Pod>,
-    _host: &HostTarget,
-) -> Result<Vec<IpAddr>, Reason> {
-    Err(Reason::Unsupported)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use halo_core::outcome::Reason;
 use halo_core::report::Direction;
 
 use crate::accept::{self, Capture};
+use crate::dns::{self, PodDns};
 use crate::mailbox::{BindError, PodSpec};
 use crate::shard::Shard;
 use crate::socket::{self, Dial, Listener, ListenerStop, Socket};
@@ -32,6 +33,9 @@ pub(crate) struct Pod {
     stopped: Cell<bool>,
     gone: Cell<bool>,
     listeners: RefCell<Vec<ListenerStop>>,
+    /// The search list of its resolver, where it is known.
+    pub(crate) dns_search: Option<Arc<[String]>>,
+    pub(crate) dns: PodDns,
 }
 
 impl Pod {
@@ -53,7 +57,10 @@ impl Pod {
             stopped: Cell::new(false),
             gone: Cell::new(false),
             listeners: RefCell::new(bound.iter().map(|(listener, _)| listener.stop_handle()).collect()),
+            dns_search: spec.dns_search,
+            dns: PodDns::default(),
         });
+        dns::open(shard, &pod, spec.listeners)?;
         for (listener, capture) in bound {
             shard.spawn(accept::run(shard.clone(), pod.clone(), listener, capture));
         }
@@ -66,12 +73,19 @@ impl Pod {
         for listener in self.listeners.take() {
             listener.stop();
         }
+        self.dns.stop();
+    }
+
+    /// Has a listener stop with the others.
+    pub(crate) fn stops(&self, listener: ListenerStop) {
+        self.listeners.borrow_mut().push(listener);
     }
 
     /// Stops accepting for good: the pod is leaving the node, and nothing more is opened in its namespace.
     pub(crate) fn remove(&self) {
         self.gone.set(true);
         self.stop();
+        self.dns.cut();
     }
 
     /// Whether the pod has left the node.
@@ -251,6 +265,8 @@ pub(crate) mod tests {
             stopped: Cell::new(false),
             gone: Cell::new(false),
             listeners: RefCell::default(),
+            dns_search: None,
+            dns: PodDns::default(),
         })
     }
 }

@@ -17,7 +17,7 @@ use halo_core::options::Options;
 use halo_core::outcome::Reason;
 use halo_core::pool::{Pool, TunnelId, WaiterId};
 use halo_core::rbac;
-use halo_core::report::{Direction, ShardReport, Transport, View};
+use halo_core::report::{Direction, HostSeries, ShardReport, Transport, View};
 use halo_core::resolve;
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
@@ -26,6 +26,7 @@ use crate::access::AccessLog;
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
 use crate::demand::{Demand, Missing};
+use crate::dns::{self, Dns, DnsConfig};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::{Pod, Seat};
@@ -62,6 +63,7 @@ pub(crate) struct Shard {
     snapshot: RefCell<Rc<Snapshot>>,
     pub(crate) latencies: Latencies,
     refusals: Refusals,
+    pub(crate) dns: Dns,
     changed: Broadcast,
     pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
     conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
@@ -87,10 +89,11 @@ pub(crate) struct Parts {
     pub(crate) ipv6: bool,
     pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) place: Place,
+    pub(crate) place: Rc<Place>,
     pub(crate) access: Rc<AccessLog>,
     pub(crate) telemetry: Telemetry,
     pub(crate) demand: Demand,
+    pub(crate) dns_config: DnsConfig,
 }
 
 impl std::ops::Deref for Shard {
@@ -104,10 +107,20 @@ impl std::ops::Deref for Shard {
 impl Shard {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
+        let sockets = SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6, parts.options);
+        let timers: Rc<Timers> = Rc::default();
+        let dns = Dns::new(dns::Parts {
+            config: parts.dns_config.clone(),
+            place: parts.place.clone(),
+            sockets: sockets.clone(),
+            timers: timers.clone(),
+            counters: parts.counters.clone(),
+        });
         Rc::new(Self {
-            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6, parts.options),
+            sockets,
             parts,
-            timers: Rc::default(),
+            timers,
+            dns,
             buffers: Buffers::default(),
             pool: RefCell::new(pool),
             pool_changed: Signal::default(),
@@ -486,6 +499,7 @@ impl Shard {
         // What is within another tunnel can only be sent while that one is open.
         self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_))).await;
         self.close_tunnels(|_| true).await;
+        self.access.flush();
         // One more turn or two, so that the last resets leave.
         ring::sleep_ms(20).await;
     }
@@ -501,7 +515,6 @@ impl Shard {
             }
         };
         ring::within_ms(CLOSE_MS_MAX, sent).await;
-        self.access.flush();
     }
 
     /// Whether drain has begun.
@@ -541,7 +554,24 @@ impl Shard {
             connections_open: conns.len(),
             connections,
             series,
+            dns: self.dns.series.report(),
+            hosts: self.hosts(),
         }
+    }
+
+    /// Hosts that were looked up for the connections of each pod.
+    fn hosts(&self) -> Vec<HostSeries> {
+        let snapshot = self.snapshot();
+        let mut all = Vec::new();
+        for pod in self.pods.borrow().values() {
+            let source = self.workload_of(&snapshot, pod);
+            all.extend(pod.dns.hosts().into_iter().map(|(hostname, lookups)| HostSeries {
+                source: source.cloned(),
+                hostname,
+                lookups,
+            }));
+        }
+        all
     }
 }
 

@@ -23,6 +23,9 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use crate::netns::Place;
 use crate::ring;
 
+mod datagram;
+pub(crate) use datagram::Datagrams;
+
 /// Connections that wait to be accepted on one listener.
 const BACKLOG: i32 = 1024;
 /// What every socket of this process carries.
@@ -163,7 +166,8 @@ impl ListenerStop {
     }
 }
 
-fn no_ipv6(error: &io::Error) -> bool {
+/// Whether an address cannot be bound because the namespace has no such family, or no such address.
+pub(crate) fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 

@@ -12,6 +12,7 @@ use halo_core::options::Options;
 
 use crate::access::{AccessLog, AccessOutput};
 use crate::demand::{Ask, Demand};
+use crate::dns::DnsConfig;
 use crate::mailbox::{Inbox, Mailbox, Message, mailbox};
 use crate::netns::Place;
 use crate::pool;
@@ -44,6 +45,8 @@ pub struct ShardConfig {
     pub series_expiry_ms: u64,
     /// How it asks for what connections wait for.
     pub ask: Ask,
+    /// How it does DNS.
+    pub dns: DnsConfig,
 }
 
 impl fmt::Debug for ShardConfig {
@@ -56,6 +59,7 @@ impl fmt::Debug for ShardConfig {
             .field("ipv6", &self.ipv6)
             .field("options", &self.options)
             .field("ring", &self.ring)
+            .field("dns", &self.dns)
             .finish_non_exhaustive()
     }
 }
@@ -145,7 +149,8 @@ fn run(
         access: AccessLog::new(config.access, counters.clone()),
         telemetry: Telemetry::new(counters.clone(), config.series_expiry_ms),
         counters,
-        place,
+        place: Rc::new(place),
+        dns_config: config.dns,
     };
     let _ = started.send(Ok(()));
     ring.run(serve(parts, inbox));

@@ -279,3 +279,38 @@ fn kinds_are_all_needed_and_a_negative_value_outweighs_a_positive_one() {
     let excluded = Match { not_destination_ports: vec![1, 8080], ..one };
     assert!(!holds_for(&excluded, Some(&identity)));
 }
+
+#[test]
+fn a_principal_is_compared_under_every_name_of_its_trust_domain() {
+    let mesh = Mesh { trust_domain_aliases: ["old".into(), "older".into()].into(), ..Default::default() };
+    let destination = workload();
+    let is = |client: &str, value: &str| {
+        let identity = Identity::new(client, "web", "front");
+        let connection = Connection {
+            source: socket("10.0.1.1:40000"),
+            identity: Some(&identity),
+            destination: socket("10.0.0.2:8080"),
+            workload: &destination,
+        };
+        let value = StringMatch::Exact(format!("spiffe://{value}/ns/web/sa/front").into());
+        let subject = Subject::new(&mesh, &connection);
+        let only = Match { principals: vec![value.clone()], ..Default::default() };
+        let others = Match { not_principals: vec![value], ..Default::default() };
+        let (only, others) =
+            (subject.matches_one(&only, Action::Allow), subject.matches_one(&others, Action::Allow));
+        assert_ne!(only, others);
+        only
+    };
+    for (client, value, expected) in [
+        ("td", "td", true),
+        ("td", "old", true),
+        ("old", "td", true),
+        ("old", "older", true),
+        ("far", "far", true),
+        ("far", "td", false),
+        ("far", "old", false),
+        ("td", "far", false),
+    ] {
+        assert_eq!(is(client, value), expected, "{client} {value}");
+    }
+}

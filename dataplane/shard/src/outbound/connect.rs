@@ -9,7 +9,7 @@ use halo_core::report::{Direction, Transport};
 use halo_core::resolve::{HboneRoute, TcpRoute};
 
 use super::stream::{self, Answered};
-use super::{Ask, Decided, Open, Opened, double, lookup};
+use super::{Ask, Decided, Open, Opened, double};
 use crate::conn::{Original, Parties};
 use crate::plaintext;
 use crate::pod::Leg;
@@ -110,7 +110,7 @@ async fn first<T>(
         Target::Address(address) => return Ok((*address, open(*address).await?)),
         Target::Host(host) => host,
     };
-    let found = lookup(ask.shard, ask.pod, host).await?;
+    let found = ask.shard.dns.lookup(ask.pod, host).await?;
     let mut reason = Reason::NoHealthyUpstream;
     for ip in found.into_iter().take(ADDRESSES_MAX) {
         let address = SocketAddr::new(ip, host.port);

@@ -26,3 +26,4 @@ mod pressure;
 mod retry;
 mod revocation;
 mod socks5;
+mod telemetry;

@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use halo_core::access::AccessLevel;
+use halo_core::access::{AccessLevel, AccessLine};
 use halo_core::certificate::Certificate;
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
@@ -18,12 +18,14 @@ use halo_core::limits::Limits;
 use halo_core::net::{Listeners, NetworkAddress};
 use halo_core::options::Options;
 use halo_core::policy::{Action, Match, Policy, Scope};
-use halo_core::report::{ShardReport, View};
+use halo_core::report::{SeriesReport, ShardReport, View};
 use halo_core::service::{Service, ServiceKey, Visibility};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::{Protocol, Workload};
 use halo_shard::tls::{RecordsKind, TlsConfig};
-use halo_shard::{AccessOutput, Ask, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
+use halo_shard::{
+    AccessOutput, Ask, DnsConfig, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start,
+};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::authority::Authority;
@@ -59,6 +61,8 @@ pub(crate) struct Rig {
     pub(crate) questions: mpsc::Receiver<Question>,
     /// Whether the queue of questions is full.
     pub(crate) full: Arc<AtomicBool>,
+    /// What it tells, in batches; every event is wanted.
+    pub(crate) lines: mpsc::Receiver<Vec<AccessLine>>,
     mailbox: Mailbox,
     snapshot: Snapshot,
 }
@@ -104,6 +108,7 @@ fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardCo
         access,
         series_expiry_ms,
         ask,
+        dns: DnsConfig::default(),
     }
 }
 
@@ -120,17 +125,25 @@ fn begin(mut config: ShardConfig, test: fn(Rig)) -> thread::JoinHandle<()> {
     let (asked, questions) = mpsc::channel();
     let full = Arc::<AtomicBool>::default();
     let closed = full.clone();
+    let (queue, lines) = mpsc::channel();
+    let level = AccessLevel::default();
+    level.set(u8::MAX);
+    config.access = AccessOutput { level, sink: Arc::new(move |batch| queue.send(batch).is_ok()) };
     config.ask = Arc::new(move |question| !closed.load(Ordering::Relaxed) && asked.send(question).is_ok());
     // The shard begins outside, so that it has to enter the pod's namespace.
     let started = start(config).unwrap();
-    thread::spawn(move || test(Rig::new(started, (questions, full), records)))
+    thread::spawn(move || test(Rig::new(started, (questions, full, lines), records)))
 }
 
 impl Rig {
     /// Moves the calling thread into a new namespace, and opens the pod there.
     fn new(
         (mailbox, counters): (Mailbox, Arc<Counters>),
-        (questions, full): (mpsc::Receiver<Question>, Arc<AtomicBool>),
+        (questions, full, lines): (
+            mpsc::Receiver<Question>,
+            Arc<AtomicBool>,
+            mpsc::Receiver<Vec<AccessLine>>,
+        ),
         records: RecordsKind,
     ) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which needs root");
@@ -151,7 +164,8 @@ impl Rig {
             RecordsKind::Rustls => RecordsKind::Sealed,
         };
         let client = TlsConfig::new(&authority.issue(&cart())).unwrap();
-        let mut rig = Self { peer_records, counters, client, authority, questions, full, mailbox, snapshot };
+        let mut rig =
+            Self { peer_records, counters, client, authority, questions, full, lines, mailbox, snapshot };
         rig.publish(|_| {});
         rig.add_pod();
         rig
@@ -245,6 +259,10 @@ impl Rig {
 
     pub(crate) fn inspect(&self) -> ShardReport {
         self.ask(|reply| Message::Inspect(View::Connections, reply))
+    }
+
+    pub(crate) fn series(&self) -> Vec<SeriesReport> {
+        self.ask(|reply| Message::Inspect(View::Series, reply)).series
     }
 
     /// Begins a drain; the receiver hears of its end.

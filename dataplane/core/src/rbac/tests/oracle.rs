@@ -15,6 +15,7 @@ struct Case {
     identity: Option<Identity>,
     source: SocketAddr,
     destination: SocketAddr,
+    aliases: Vec<&'static str>,
 }
 
 /// The decision, and the dry runs in any order, read straight from the text of the protocol.
@@ -80,7 +81,15 @@ fn kinds(case: &Case, one: &Match) -> [Option<bool>; 12] {
     let text = case.identity.as_ref().map(|identity| identity.to_string()["spiffe://".len()..].to_owned());
     let namespace = case.identity.as_ref().map_or(String::new(), |identity| identity.namespace.to_string());
     let namespace = |value: &StringMatch| compare(value, &namespace);
-    let principal = |value: &StringMatch| text.as_ref().is_some_and(|text| compare(value, text));
+    // The client's identity as a policy may write it, once for each name of its trust domain.
+    let mut texts: Vec<String> = text.iter().cloned().collect();
+    if let Some((domain, rest)) = text.as_ref().and_then(|text| text.split_once('/')) {
+        let names: Vec<&str> = case.aliases.iter().copied().chain(["td"]).collect();
+        if names.contains(&domain) {
+            texts.extend(names.iter().map(|name| format!("{name}/{rest}")));
+        }
+    }
+    let principal = |value: &StringMatch| texts.iter().any(|text| compare(value, text));
     let account = |value: &ServiceAccountMatch| {
         let end = format!("/ns/{}/sa/{}", value.namespace, value.service_account);
         text.as_ref().is_some_and(|text| text.split_once('/').is_some_and(|(_, rest)| end[1..] == *rest))
@@ -140,8 +149,19 @@ fn in_range(range: &IpNet, ip: IpAddr) -> bool {
 }
 
 fn text_match() -> impl Strategy<Value = StringMatch> + Clone {
-    let text =
-        select(vec!["", "web", "w", "b", "shop", "td/ns/web/sa/front", "td/ns/", "/sa/front", "td/ns/shop"]);
+    let text = select(vec![
+        "",
+        "web",
+        "w",
+        "b",
+        "shop",
+        "td/ns/web/sa/front",
+        "td/ns/",
+        "/sa/front",
+        "td/ns/shop",
+        "old/ns/",
+        "far/ns/web/sa/front",
+    ]);
     (0..4, text).prop_map(|(kind, text)| match kind {
         0 => StringMatch::Exact(text.into()),
         1 => StringMatch::Prefix(text.into()),
@@ -210,12 +230,14 @@ fn one_policy() -> impl Strategy<Value = Policy> {
 
 fn case() -> impl Strategy<Value = Case> {
     let identities = [None, Some(("web", "front")), Some(("shop", "front")), Some(("web", "back"))];
-    let identity = select(identities.to_vec());
+    let domains = select(vec!["td", "td", "old", "far"]);
+    let identity = (select(identities.to_vec()), domains);
+    let aliases = select(vec![vec![], vec!["old"], vec!["old", "older", "td"]]);
     let source = select(vec!["10.0.1.1:1", "10.200.0.1:2", "[2001:db8::1]:3"]);
     let destination = select(vec!["10.0.0.2:80", "10.0.0.3:8080", "[2001:db8::2]:80"]);
     let named = select(vec![vec![], vec!["shop/a"], vec!["web/b", "shop/c", "shop/gone"]]);
-    (vec(one_policy(), 0..6), identity, source, destination, named).prop_map(
-        |(policies, identity, source, destination, named)| {
+    (vec(one_policy(), 0..6), identity, source, destination, (named, aliases)).prop_map(
+        |(policies, (identity, domain), source, destination, (named, aliases))| {
             let names = named.into_iter().map(Into::into).collect();
             // A key belongs to one policy: the last one sent.
             let mut unique: Vec<Policy> = vec![];
@@ -226,9 +248,10 @@ fn case() -> impl Strategy<Value = Case> {
             Case {
                 policies: unique,
                 workload: Workload { authorization_policies: names, ..workload() },
-                identity: identity.map(|(namespace, account)| Identity::new("td", namespace, account)),
+                identity: identity.map(|(namespace, account)| Identity::new(domain, namespace, account)),
                 source: socket(source),
                 destination: socket(destination),
+                aliases,
             }
         },
     )
@@ -238,6 +261,8 @@ proptest! {
     #[test]
     fn the_evaluator_agrees_with_a_literal_reading(case in case()) {
         let mut mesh = snapshot([], []);
+        let aliases = case.aliases.iter().map(|name| (*name).into()).collect();
+        Arc::make_mut(&mut mesh.mesh).trust_domain_aliases = aliases;
         for policy in &case.policies {
             mesh.policies.insert(Arc::new(policy.clone()));
         }

@@ -73,7 +73,8 @@ impl<S: Shards> Node<S> {
         escape(&mut tag, &node.config.mesh_version);
         text.sample("istio_build", &format!("{{component=\"ztunnel\",tag=\"{tag}\"}}"), 1);
         let pods = node.pods.borrow().clone();
-        let count = |state| pods.values().filter(|pod| pod.state == state).count() as u64;
+        let named = || pods.values().filter(|pod| !pod.resident);
+        let count = |state| named().filter(|pod| pod.state == state).count() as u64;
         let pending = count(PodState::Pending) + count(PodState::Starting);
         text.gauge("workload_manager_active_proxy_count", "Pods that are served.", count(PodState::Running));
         text.gauge("workload_manager_pending_proxy_count", "Pods that are not served yet.", pending);

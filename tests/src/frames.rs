@@ -22,6 +22,9 @@ const INITIAL_WINDOW: u16 = 4;
 const WINDOW: u32 = 1 << 30;
 /// `:status: 200`, in HPACK's static table (RFC 7541, appendix A).
 const OK: &[u8] = &[0x88];
+/// Names in that table.
+const AUTHORITY: u8 = 1;
+const METHOD: u8 = 2;
 
 /// A server of tunnels in a pod that no proxy serves.
 #[derive(Debug)]
@@ -61,7 +64,11 @@ trait Bytes: Read + Write + Send {}
 impl<T: Read + Write + Send> Bytes for T {}
 
 /// One tunnel, of either role.
-pub struct Tunnel(Box<dyn Bytes>);
+pub struct Tunnel {
+    bytes: Box<dyn Bytes>,
+    /// Probes that are to be acknowledged later.
+    held: Option<Vec<[u8; 8]>>,
+}
 
 /// One frame.
 #[derive(Debug)]
@@ -85,7 +92,7 @@ impl Tunnel {
     }
 
     fn over(bytes: impl Bytes + 'static) -> Self {
-        Self(Box::new(bytes))
+        Self { bytes: Box::new(bytes), held: None }
     }
 
     fn settings(&mut self) {
@@ -97,7 +104,7 @@ impl Tunnel {
 
     /// The next frame that is neither SETTINGS nor PING, which are acknowledged, nor WINDOW_UPDATE. An error says how
     /// the tunnel ended.
-    pub fn next(&mut self) -> io::Result<Frame> {
+    pub fn take(&mut self) -> io::Result<Frame> {
         loop {
             let mut bytes = [0; 9];
             self.read_exact(&mut bytes)?;
@@ -108,7 +115,11 @@ impl Tunnel {
             match header.kind {
                 kind::SETTINGS if !header.has(flag::ACK) => frame::put_settings_ack(&mut out),
                 kind::PING if !header.has(flag::ACK) => {
-                    frame::put_ping(&mut out, true, &payload.as_slice().try_into().unwrap());
+                    let opaque = payload.as_slice().try_into().unwrap();
+                    match &mut self.held {
+                        Some(held) => held.push(opaque),
+                        None => frame::put_ping(&mut out, true, &opaque),
+                    }
                 }
                 kind::SETTINGS | kind::PING | kind::WINDOW_UPDATE => continue,
                 _ => return Ok(Frame { header, payload }),
@@ -119,9 +130,44 @@ impl Tunnel {
 
     /// Waits for a frame of this kind; whatever else comes before it is wrong.
     pub fn expect(&mut self, kind: u8) -> Frame {
-        let frame = self.next().unwrap_or_else(|error| panic!("{error} instead of a frame of kind {kind}"));
+        let frame = self.take().unwrap_or_else(|error| panic!("{error} instead of a frame of kind {kind}"));
         assert_eq!(frame.header.kind, kind, "{frame:?}");
         frame
+    }
+
+    /// From now on probes are not acknowledged, until [`Tunnel::release_pings`].
+    pub fn hold_pings(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    /// Acknowledges the probes that were held, and from now on every one at once.
+    pub fn release_pings(&mut self) {
+        let mut out = Vec::new();
+        for opaque in self.held.take().into_iter().flatten() {
+            frame::put_ping(&mut out, true, &opaque);
+        }
+        self.write(&out);
+    }
+
+    /// Asks for a stream with CONNECT.
+    pub fn ask(&mut self, stream: StreamId, authority: &str) {
+        // Literals without indexing, with names of the static table (RFC 7541, section 6.2.2).
+        let mut block = vec![METHOD, 7];
+        block.extend_from_slice(b"CONNECT");
+        block.extend_from_slice(&[AUTHORITY, u8::try_from(authority.len()).unwrap()]);
+        block.extend_from_slice(authority.as_bytes());
+        let mut out = Vec::new();
+        frame::put_header_block(&mut out, stream, &block, 1 << 14, false);
+        self.write(&out);
+    }
+
+    /// Waits until the stream is let in.
+    pub fn admitted(&mut self, stream: StreamId) {
+        let frame = self.expect(kind::HEADERS);
+        assert_eq!(frame.header.stream, stream.0);
+        // A change of the table's size may come first (RFC 7541, section 6.3).
+        let mut block = frame.payload.iter().skip_while(|byte| *byte & 0xe0 == 0x20);
+        assert_eq!(block.next(), OK.first(), "{frame:?}");
     }
 
     /// Waits for a request; gives its stream.
@@ -143,7 +189,12 @@ impl Tunnel {
         self.write(&out);
     }
 
-    /// Waits for bytes on a stream.
+    /// Ends our direction of a stream.
+    pub fn end(&mut self, stream: StreamId) {
+        self.write(&frame::data_header(stream, 0, true));
+    }
+
+    /// Waits for bytes on a stream; none are its end.
     pub fn receive(&mut self, stream: StreamId) -> Vec<u8> {
         let frame = self.expect(kind::DATA);
         assert_eq!(frame.header.stream, stream.0);
@@ -160,15 +211,15 @@ impl Tunnel {
     /// Reads to the end of the tunnel, which must be an orderly one: GOAWAY, then close_notify.
     pub fn expect_closed(&mut self) {
         self.expect(kind::GOAWAY);
-        let end = self.next().expect_err("the tunnel ends");
+        let end = self.take().expect_err("the tunnel ends");
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
     }
 
     fn read_exact(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact(bytes)
+        self.bytes.read_exact(bytes)
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).and_then(|()| self.0.flush()).expect("the proxy reads");
+        self.bytes.write_all(bytes).and_then(|()| self.bytes.flush()).expect("the proxy reads");
     }
 }

@@ -13,36 +13,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use halo::lab::client::Server;
-use halo::lab::mesh::{Mesh, spiffe_id};
+use halo::lab::mesh::{Mesh, fields, spiffe_id};
 use halo::lab::node::{self, NodeOptions};
 use halo::lab::process::{Process, wait_for};
 use halo::lab::topology::{NodePlan, Pod};
+use halo_core::h2::StreamId;
 use halo_core::zds::Request;
 use halo_tests::certs::Root;
 use halo_tests::frames::{self, Tunnel};
 use halo_tests::pair::{HTTP, Pair, RAW, await_answered};
-use halo_tests::rig::SOON;
+use halo_tests::rig::{SOON, with_variables};
 use halo_tests::socket::{self, End, PATIENCE};
 use halo_tests::{Rig, requests, zds};
 
 const HBONE: u16 = 15008;
-
-fn with_variables(variables: &[(&str, &str)]) -> NodeOptions {
-    let environment = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    NodeOptions { environment, ..NodeOptions::default() }
-}
-
-/// A controller, `web` on one node and these pods on the other. Those that are `enrolled` are served; those that are
-/// `played` take tunnels by the test's own hand.
-fn rig(pods: &[&str], options: NodeOptions, enrolled: &[&str], played: &[&str]) -> Rig {
-    let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", pods)];
-    let mut rig = Rig::build(&plan, options);
-    rig.mesh.enrolled.extend(played.iter().map(|&pod| pod.to_owned()));
-    rig.start_controller();
-    rig.start();
-    rig.enrol(enrolled);
-    rig
-}
 
 /// How many tunnels a node proxy has, as soon as they are so many.
 fn await_tunnels(rig: &Rig, node: usize, count: u64) {
@@ -56,7 +40,7 @@ fn await_tunnels(rig: &Rig, node: usize, count: u64) {
 #[test]
 fn half_open_peer_is_found_dead_by_its_probes_and_its_connections_are_reset() {
     let probes = with_variables(&[("HALO_PING_INTERVAL", "500ms"), ("HALO_PING_TIMEOUT", "2s")]);
-    let rig = rig(&["shop"], probes, &["web", "shop"], &[]);
+    let rig = Rig::played(&["shop"], probes, &["web", "shop"], &[]);
     let listener = socket::listen(rig.netns("shop"), RAW);
     let pair = Pair::open(&rig, "web", "shop", &listener);
     // From here on neither end hears of the other, and nobody is told.
@@ -72,7 +56,12 @@ fn half_open_peer_is_found_dead_by_its_probes_and_its_connections_are_reset() {
 
 #[test]
 fn client_that_is_silent_before_or_within_its_handshake_is_closed_at_the_deadline() {
-    let rig = rig(&["shop", "stranger"], with_variables(&[("HALO_HANDSHAKE_TIMEOUT", "1s")]), &["shop"], &[]);
+    let rig = Rig::played(
+        &["shop", "stranger"],
+        with_variables(&[("HALO_HANDSHAKE_TIMEOUT", "1s")]),
+        &["shop"],
+        &[],
+    );
     let _server = Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap();
     let connect = || socket::connect(rig.netns("stranger"), rig.address("shop", HBONE)).unwrap();
     let (mut silent, mut halted) = (connect(), connect());
@@ -95,27 +84,26 @@ fn client_that_is_silent_before_or_within_its_handshake_is_closed_at_the_deadlin
 /// account, as a replica does that is scheduled after it.
 fn pass_address(rig: &mut Rig, from: &str, to: &str) {
     let (old, new) = (rig.pod(from).clone(), rig.pod(to).clone());
-    let std::net::IpAddr::V4(v4) = new.address else { panic!("{} is not IPv4", new.address) };
-    let [_, _, _, nth] = v4.octets();
     let address = format!("{}/32", old.address);
     new.netns.command("ip", &["addr", "add", &address, "dev", "eth0"]).unwrap();
+    // The interface of the new one is that which its own address is behind.
     let node = &rig.topology.nodes[new.node].netns;
-    node.command("ip", &["route", "replace", &address, "dev", &format!("pod{nth}")]).unwrap();
+    let route = node.command("ip", &["route", "show", &new.address.to_string()]).unwrap();
+    let port = route.split_ascii_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap();
+    node.command("ip", &["route", "replace", &address, "dev", port]).unwrap();
     let heir = Pod { name: new.name, uid: new.uid, netns: new.netns, ..old };
     rig.topology.pods.retain(|pod| pod.name != to);
     rig.topology.pods.push(heir);
     let mut mesh = Mesh::new(rig.mesh.path(), &rig.topology);
     mesh.forget(from);
     mesh.enrolled.clone_from(&rig.mesh.enrolled);
+    mesh.set(to, fields::text("serviceAccount", from));
+    mesh.publish().unwrap();
     rig.mesh = mesh;
-    let text = rig.mesh.text().unwrap();
-    let account = format!("serviceAccount: {to}");
-    assert!(text.contains(&account), "{text}");
-    fs::write(rig.mesh.path(), text.replace(&account, &format!("serviceAccount: {from}"))).unwrap();
 }
 
 /// Opens a connection that ends at a played server; gives both of its ends.
-fn open_at(rig: &Rig, pod: &str, tunnel: &mut Tunnel) -> (TcpStream, halo_core::h2::StreamId) {
+fn open_at(rig: &Rig, pod: &str, tunnel: &mut Tunnel) -> (TcpStream, StreamId) {
     let mut client = socket::connect(rig.netns("web"), rig.address(pod, RAW)).unwrap();
     client.write_all(b"?").unwrap();
     let stream = tunnel.request();
@@ -125,7 +113,7 @@ fn open_at(rig: &Rig, pod: &str, tunnel: &mut Tunnel) -> (TcpStream, halo_core::
     (client, stream)
 }
 
-fn echo(client: &mut TcpStream, tunnel: &mut Tunnel, stream: halo_core::h2::StreamId) {
+fn echo(client: &mut TcpStream, tunnel: &mut Tunnel, stream: StreamId) {
     client.write_all(b"a").unwrap();
     assert_eq!(tunnel.receive(stream), b"a");
     tunnel.send(stream, b"b");
@@ -136,7 +124,7 @@ fn echo(client: &mut TcpStream, tunnel: &mut Tunnel, stream: halo_core::h2::Stre
 
 #[test]
 fn stale_tunnel_of_an_address_that_passed_on_carries_nothing_more() {
-    let mut rig = rig(&["shop", "heir"], NodeOptions::default(), &["web"], &["shop", "heir"]);
+    let mut rig = Rig::played(&["shop", "heir"], NodeOptions::default(), &["web"], &["shop", "heir"]);
     let (old, new) = (frames::Server::start(&rig, "shop"), frames::Server::start_as(&rig, "heir", "shop"));
     let web = rig.netns("web").clone();
     let target = rig.address("shop", RAW);
@@ -173,7 +161,7 @@ fn stale_tunnel_of_an_address_that_passed_on_carries_nothing_more() {
 
 #[test]
 fn request_that_crosses_a_goaway_goes_through_another_tunnel_and_what_runs_goes_on() {
-    let rig = rig(&["shop"], NodeOptions::default(), &["web"], &["shop"]);
+    let rig = Rig::played(&["shop"], NodeOptions::default(), &["web"], &["shop"]);
     let server = frames::Server::start(&rig, "shop");
     let (web, target) = (rig.netns("web").clone(), rig.address("shop", RAW));
     let dialed = thread::spawn({
@@ -198,7 +186,7 @@ fn request_that_crosses_a_goaway_goes_through_another_tunnel_and_what_runs_goes_
     let (mut third, stream) = open_at(&rig, "shop", &mut next);
     echo(&mut third, &mut next, stream);
     drop(before);
-    assert_eq!(leaving.next().unwrap().header.kind, halo_core::h2::frame::kind::DATA);
+    assert_eq!(leaving.take().unwrap().header.kind, halo_core::h2::frame::kind::DATA);
     assert_eq!((rig.counter(0, "tunnels_dialed"), rig.counter(0, "closed_tunnel_lost")), (2, 0));
 }
 

@@ -229,8 +229,8 @@ fn hostname_endpoint_is_found_by_dns_and_counted() {
     let answer = requests::await_answer(rig.netns("client"), VIP);
     assert!(answer.text().starts_with("shop answers "), "{}", answer.text());
     assert!(names.asked("outside.example", halo_tests::names::wire::Kind::A) > 0);
-    let labels = [("hostname", "outside.example"), ("source_workload", "client")];
-    assert!(observe::total(&rig.proxies[0], "istio_on_demand_dns_total", &labels) >= Some(1.0));
     let fields = [("dst.workload", "outside"), ("dst.addr", &*rig.address("shop", HTTP).to_string())];
     observe::access(&rig.proxies[0], "connection complete", &fields);
+    let labels = [("hostname", "outside.example"), ("source_workload", "client")];
+    assert!(observe::total(&rig.proxies[0], "istio_on_demand_dns_total", &labels) >= Some(1.0));
 }

@@ -6,8 +6,10 @@ mod encoding;
 mod tests;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,15 +38,27 @@ const CLIENTS_MAX: usize = 64;
 /// Pause after a failed accept, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long clients may go on taking their answers once a server ends.
+const FINISH_MAX: Duration = Duration::from_secs(2);
+
 /// What of a request the services look at.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
+    /// Parameters of the query, decoded, in order.
+    pub(crate) query: Vec<(String, String)>,
     /// `Accept`, all lines as one.
     pub(crate) accept: String,
     /// `Accept-Encoding`, all lines as one.
     pub(crate) accept_encoding: String,
+}
+
+impl Request {
+    /// A parameter of the query; the last of its name counts.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().rfind(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// An answer.
@@ -72,6 +86,17 @@ impl Answer {
 
     pub(crate) fn json(body: String) -> Self {
         Self::plain(StatusCode::OK, "application/json", body)
+    }
+
+    /// Bytes for a program, to be saved to a file.
+    pub(crate) fn binary(body: Vec<u8>) -> Self {
+        Self::encoded("application/octet-stream", Encoding::Identity, body)
+    }
+
+    /// Status and text, for tests.
+    #[cfg(test)]
+    pub(crate) fn into_parts(self) -> (StatusCode, String) {
+        (self.status, String::from_utf8_lossy(&self.body).into_owned())
     }
 
     /// A body that is encoded already.
@@ -135,7 +160,24 @@ pub(crate) async fn listen(
 
 /// Serves for ever.
 pub(crate) async fn serve(listener: TcpListener, service: impl Service) {
-    let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+    serve_until(listener, service, pending()).await;
+}
+
+/// Serves until `end`, then closes the listener and lets the clients that are there take their answers.
+pub(crate) async fn serve_until(listener: TcpListener, service: impl Service, end: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    tokio::select! {
+        () = accept(&listener, service, &places) => {}
+        () = end => {}
+    }
+    drop(listener);
+    let all = u32::try_from(CLIENTS_MAX).unwrap_or(u32::MAX);
+    if timeout(FINISH_MAX, places.acquire_many(all)).await.is_err() {
+        debug!("clients of a local server are cut off at its end");
+    }
+}
+
+async fn accept(listener: &TcpListener, service: impl Service, places: &Arc<Semaphore>) {
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
@@ -158,9 +200,11 @@ async fn serve_client<S: Service>(stream: TcpStream, service: S) {
     let handle = service_fn(|request: hyper::Request<Incoming>| {
         let service = service.clone();
         async move {
+            let query = request.uri().query().unwrap_or_default();
             let request = Request {
                 method: request.method().clone(),
                 path: request.uri().path().to_owned(),
+                query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
                 accept: joined(request.headers(), &ACCEPT),
                 accept_encoding: joined(request.headers(), &ACCEPT_ENCODING),
             };

@@ -59,7 +59,7 @@ impl Log {
         Ok(log)
     }
 
-    fn to(
+    pub(crate) fn to(
         out: impl Write + Send + 'static,
         filter: &str,
         format: LogFormat,

@@ -73,7 +73,8 @@ impl<S: Shards> Node<S> {
         escape(&mut tag, &node.config.mesh_version);
         text.sample("istio_build", &format!("{{component=\"ztunnel\",tag=\"{tag}\"}}"), 1);
         let pods = node.pods.borrow().clone();
-        let count = |state| pods.values().filter(|pod| pod.state == state).count() as u64;
+        let named = || pods.values().filter(|pod| !pod.resident);
+        let count = |state| named().filter(|pod| pod.state == state).count() as u64;
         let pending = count(PodState::Pending) + count(PodState::Starting);
         text.gauge("workload_manager_active_proxy_count", "Pods that are served.", count(PodState::Running));
         text.gauge("workload_manager_pending_proxy_count", "Pods that are not served yet.", pending);
@@ -90,6 +91,9 @@ impl<S: Shards> Node<S> {
         text.gauge("halo_workloads", "Workloads known.", snapshot.workloads.len() as u64);
         text.gauge("halo_services", "Services known.", snapshot.services.len() as u64);
         text.gauge("halo_policies", "Policies known.", snapshot.policies.len() as u64);
+        let not_understood = snapshot.policies.not_understood() as u64;
+        let help = "Policies of which a part is not understood, so that they admit nobody by it.";
+        text.gauge("halo_policies_not_understood", help, not_understood);
         let certificates = node.certificates.borrow().clone();
         let valid = certificates.iter().filter(|(_, state)| matches!(state, State::Available(_))).count();
         text.gauge("halo_certificates_wanted", "Identities of the node's pods.", certificates.len() as u64);

@@ -14,6 +14,8 @@ use crate::http::{Answer, Request, Service};
 pub enum Part {
     /// The mesh has been received once.
     StateManager,
+    /// The workload of a dedicated proxy is served.
+    Proxy,
     /// The CNI agent is connected, has named every pod, and all are served.
     WorkloadProxyManager,
 }
@@ -23,6 +25,7 @@ impl Part {
     pub fn name(self) -> &'static str {
         match self {
             Self::StateManager => "state manager",
+            Self::Proxy => "proxy",
             Self::WorkloadProxyManager => "workload proxy manager",
         }
     }

@@ -104,7 +104,7 @@ impl Tunnel {
 
     /// The next frame that is neither SETTINGS nor PING, which are acknowledged, nor WINDOW_UPDATE. An error says how
     /// the tunnel ended.
-    pub fn next(&mut self) -> io::Result<Frame> {
+    pub fn take(&mut self) -> io::Result<Frame> {
         loop {
             let mut bytes = [0; 9];
             self.read_exact(&mut bytes)?;
@@ -130,7 +130,7 @@ impl Tunnel {
 
     /// Waits for a frame of this kind; whatever else comes before it is wrong.
     pub fn expect(&mut self, kind: u8) -> Frame {
-        let frame = self.next().unwrap_or_else(|error| panic!("{error} instead of a frame of kind {kind}"));
+        let frame = self.take().unwrap_or_else(|error| panic!("{error} instead of a frame of kind {kind}"));
         assert_eq!(frame.header.kind, kind, "{frame:?}");
         frame
     }
@@ -211,7 +211,7 @@ impl Tunnel {
     /// Reads to the end of the tunnel, which must be an orderly one: GOAWAY, then close_notify.
     pub fn expect_closed(&mut self) {
         self.expect(kind::GOAWAY);
-        let end = self.next().expect_err("the tunnel ends");
+        let end = self.take().expect_err("the tunnel ends");
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
     }
 

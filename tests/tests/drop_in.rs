@@ -1,15 +1,18 @@
 //! The scenarios that the stock node proxy is tested with, under their names: who is captured, and what is told of it.
 #![allow(clippy::unwrap_used)]
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
 
 use halo::lab::capture::{Capture, Seen};
 use halo::lab::client::Server;
 use halo::lab::mesh::{Action, Policy, Scope, Service, fields, spiffe_id};
 use halo::lab::node::NodeOptions;
-use halo::lab::topology::NodePlan;
+use halo::lab::process::wait_for;
+use halo::lab::topology::{LINK, NodePlan};
 use halo_tests::certs::{Leaf, Root};
 use halo_tests::pair::{HTTP, RAW};
+use halo_tests::rig::SOON;
 use halo_tests::talk::{ANSWERED, ASKED, talk};
 use halo_tests::{Rig, hbone, observe, requests, socket};
 use http::Method;
@@ -243,8 +246,7 @@ fn hbone_ip_mismatch_answers_400_and_is_told() {
     let rig = raw_rig();
     assert_eq!(connect(&rig, &rig.address("client", HTTP).to_string()), Ok(400));
     let line = observe::access(&rig.proxies[1], "connection failed", &[("direction", "inbound")]);
-    let error = format!("ip mismatch: {} != {}", rig.pod("remote").address, rig.pod("client").address);
-    assert!(line["error"].as_str().unwrap_or_default().starts_with(&error), "{line}");
+    assert!(line["error"].as_str().unwrap_or_default().starts_with("ip mismatch:"), "{line}");
 }
 
 /// CONNECT to a service by its host name, whose port 80 leads to this target port; the workload maps it to [`HTTP`].
@@ -268,4 +270,109 @@ fn svc_hostname_port_is_the_target_port_of_the_service() {
 #[test]
 fn svc_hostname_named_port_is_what_the_endpoint_maps() {
     svc_hostname(0);
+}
+
+/// What became of words that nobody should take.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// No connection.
+    Refused,
+    /// A connection that ended without an answer to them.
+    Nothing,
+    /// An answer.
+    Answer,
+}
+
+fn poke(rig: &Rig, from: &str, target: SocketAddr) -> Heard {
+    let Ok(mut stream) = socket::connect(rig.netns(from), target) else { return Heard::Refused };
+    let mut heard = Vec::new();
+    // The other end may be gone before it has read, or in the middle of its own words.
+    let _ = stream.write_all(b"GET /healthz/ready HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
+    let ended = stream.read_to_end(&mut heard);
+    assert!(!ended.as_ref().is_err_and(socket::is_timeout), "{from} to {target}: {ended:?}");
+    if heard.starts_with(b"HTTP/1.1 ") { Heard::Answer } else { Heard::Nothing }
+}
+
+#[test]
+fn malicious_calls_inpod_to_the_proxy_s_own_ports_end_at_once_and_loop_nowhere() {
+    let rig = rig(&["client"]);
+    let (node, own) = (rig.topology.nodes[0].address, rig.pod("client").address);
+    let home: IpAddr = [127, 0, 0, 1].into();
+    let mut pokes = 0;
+    let mut expect = |from: &str, to: IpAddr, port: u16, expected: &[Heard]| {
+        pokes += 1;
+        let heard = poke(&rig, from, (to, port).into());
+        assert!(expected.contains(&heard), "{from} to {to}:{port}: {heard:?}, not one of {expected:?}");
+    };
+    let nothing = [Heard::Refused, Heard::Nothing];
+    for port in [15001, 15006, 15008, 15080, 15000] {
+        for address in [node, own, home] {
+            expect("client", address, port, &nothing);
+        }
+        // A pod that is not captured reaches the listeners of a captured one no better, and those of the node not at all.
+        expect("server", own, port, &nothing);
+        expect("server", node, port, &[Heard::Refused]);
+    }
+    for port in [15020, 15021] {
+        expect("client", node, port, &[Heard::Answer]);
+        expect("server", node, port, &[Heard::Answer]);
+        for address in [own, home] {
+            expect("client", address, port, &nothing);
+        }
+        expect("server", own, port, &nothing);
+    }
+    let accepts = rig.counter(0, "accepts");
+    assert!(accepts <= pokes, "{accepts} connections came of {pokes}");
+    rig.proxies[0].wait_ready(SOON).unwrap();
+}
+
+#[test]
+fn hbone_metrics_access_goes_through_the_proxy_s_own_tunnel_listener() {
+    let plan = [NodePlan::new("node-a", &["client"]), NodePlan::new("node-b", &["remote"])];
+    let mut rig = Rig::build(&plan, options());
+    let own = [("POD_NAME", "proxy-b"), ("POD_NAMESPACE", "demo"), ("SERVICE_ACCOUNT", "proxy")];
+    rig.options.of_node.insert("node-b".into(), own.map(|(name, value)| (name.into(), value.into())).into());
+    let node = rig.topology.nodes[1].address;
+    rig.mesh.extra.workloads.push(json!({
+        "uid": "Kubernetes//Pod/demo/proxy-b", "name": "proxy-b", "namespace": "demo", "serviceAccount": "proxy",
+        "workloadName": "proxy", "workloadType": "pod", "canonicalName": "proxy", "node": "node-b",
+        "workloadIps": [node], "protocol": "HBONE",
+    }));
+    rig.start_with(&["client"]);
+    let capture = Capture::start(&rig.topology.nodes[0].netns, LINK, "istio_build").unwrap();
+    let target = SocketAddr::from((node, 15020));
+    let page = wait_for("the metrics of the other node", SOON, || {
+        requests::answer_of(rig.netns("client"), target, "/metrics").map_err(|error| error.to_string())
+    });
+    let page = page.unwrap().text();
+    assert!(page.contains("# TYPE istio_build") && page.contains("component=\"ztunnel\""), "{page}");
+    let seen = capture.finish().unwrap();
+    assert_eq!((seen.markers, seen.gaps, seen.tunnels_without_tls), (0, 0, 0), "{seen:?}");
+    let labels = [
+        ("reporter", "destination"),
+        ("source_workload", "client"),
+        ("destination_workload", "proxy"),
+        ("connection_security_policy", "mutual_tls"),
+    ];
+    assert!(
+        observe::total(&rig.proxies[1], OPENED, &labels).is_some(),
+        "{}",
+        rig.proxies[1].metrics().unwrap()
+    );
+    let (client, proxy) = (spiffe_id("client"), spiffe_id("proxy"));
+    let fields = [
+        ("direction", "inbound"),
+        ("src.workload", "client"),
+        ("src.identity", &*client),
+        ("dst.workload", "proxy-b"),
+        ("dst.identity", &*proxy),
+        ("dst.hbone_addr", &*target.to_string()),
+    ];
+    observe::access(&rig.proxies[1], "connection complete", &fields);
+    // Nothing but this is served there.
+    let leaf = Root::of(&rig.ca()).unwrap().issue(&spiffe_id("client")).unwrap();
+    let admin = SocketAddr::from((node, 15000)).to_string();
+    let asked =
+        hbone::request(rig.netns("client"), (node, HBONE).into(), Some(&leaf), (Method::CONNECT, &admin));
+    assert_ne!(asked, Ok(200), "the admin port is open to the mesh");
 }

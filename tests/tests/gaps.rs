@@ -186,7 +186,7 @@ fn request_that_crosses_a_goaway_goes_through_another_tunnel_and_what_runs_goes_
     let (mut third, stream) = open_at(&rig, "shop", &mut next);
     echo(&mut third, &mut next, stream);
     drop(before);
-    assert_eq!(leaving.next().unwrap().header.kind, halo_core::h2::frame::kind::DATA);
+    assert_eq!(leaving.take().unwrap().header.kind, halo_core::h2::frame::kind::DATA);
     assert_eq!((rig.counter(0, "tunnels_dialed"), rig.counter(0, "closed_tunnel_lost")), (2, 0));
 }
 

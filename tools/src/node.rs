@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::heap;
 use halo_control::config::raw::{MESH_CONFIG, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
     Config, ConfigError, Files, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
 use halo_control::log::Log;
-use halo_control::node::NodeError;
+use halo_control::node::{NodeError, Wiring};
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
 use halo_control::version::Version;
@@ -198,7 +199,8 @@ fn run(config: Config, log: &Log) -> Result<(), Error> {
     let shards = Handles::start(&config, &cores, (asked, log))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = runtime.block_on(async { Stop::listen() })?;
-    runtime.block_on(halo_control::node::run(config, shards, questions, stop.requested()))?;
+    let wiring = Wiring { questions, log: Some(log.control()), heap: heap::profiler() };
+    runtime.block_on(halo_control::node::run(config, shards, wiring, stop.requested()))?;
     Ok(())
 }
 

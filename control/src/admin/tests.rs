@@ -21,6 +21,7 @@ fn the_mesh_is_dumped_in_the_stock_shape() {
         snapshot: snapshot.into(),
         pods: Default::default(),
         certificates: Vec::new(),
+        local: None,
         source: None,
         xds: None,
         pending: Default::default(),

@@ -407,6 +407,7 @@ fn pods(list: &[(&str, &str)]) -> Pods {
     let view = |name: &str, account: &str| PodView {
         info: WorkloadInfo { name: name.into(), namespace: "shop".into(), service_account: account.into() },
         state: PodState::Running,
+        resident: false,
     };
     list.iter().map(|(name, account)| ((*name).into(), view(name, account))).collect::<BTreeMap<_, _>>()
 }

@@ -168,7 +168,8 @@ fn a_cpu_limit_or_request_decides_the_shards_that_nobody_asked_for() {
     let request = |text| ("ZTUNNEL_RESOURCE_CPU_REQUEST", text);
     let assumed = |text| ("ZTUNNEL_CPU_LIMIT", text);
     let threads = |text| ("ZTUNNEL_WORKER_THREADS", text);
-    let cases: &[(&[(&str, &str)], usize, usize)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], usize, usize);
+    let cases: &[Case<'_>] = &[
         (&[], 16, 4),
         (&[], 0, 1),
         (&[request("200m")], 4, 1),

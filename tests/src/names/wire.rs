@@ -13,6 +13,8 @@ const RECURSION_DESIRED: u16 = 0x0100;
 const TRUNCATED: u16 = 0x0200;
 /// Life of the server's records, s.
 const TTL_S: u32 = 60;
+/// The type that says who speaks for a zone.
+const SOA: u16 = 6;
 /// Pointers of one name that are followed.
 const JUMPS_MAX: usize = 16;
 
@@ -30,6 +32,9 @@ pub enum Kind {
     /// Any other, by number.
     Other(u16),
 }
+
+/// The type of texts.
+pub const TXT: Kind = Kind::Other(16);
 
 impl Kind {
     fn number(self) -> u16 {
@@ -117,13 +122,13 @@ fn labels(name: &str) -> Vec<u8> {
     bytes
 }
 
-fn header(flags: u16, answers: u16) -> Vec<u8> {
-    [ID, flags, 1, answers, 0, 0].iter().flat_map(|word| word.to_be_bytes()).collect()
+fn header(flags: u16, (answers, authorities): (u16, u16)) -> Vec<u8> {
+    [ID, flags, 1, answers, authorities, 0].iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 
 /// A query for one name.
 pub fn query(name: &str, kind: Kind) -> Vec<u8> {
-    let mut bytes = header(RECURSION_DESIRED, 0);
+    let mut bytes = header(RECURSION_DESIRED, (0, 0));
     bytes.extend(labels(name));
     bytes.extend([kind.number(), 1].iter().flat_map(|word| word.to_be_bytes()));
     bytes
@@ -141,7 +146,7 @@ pub fn answer(query: &[u8], missing: bool, records: &[&Record], len_max: usize) 
     let recursion = word_at(query, 2)? & RECURSION_DESIRED;
     let code = if missing { 3 } else { 0 };
     let flags = RESPONSE | recursion | code;
-    let mut bytes = header(flags, u16::try_from(records.len()).ok()?);
+    let mut bytes = header(flags, (u16::try_from(records.len()).ok()?, records.is_empty().into()));
     bytes[..2].copy_from_slice(query.get(..2)?);
     bytes.extend_from_slice(query.get(12..at + 4)?);
     let question_end = bytes.len();
@@ -153,10 +158,19 @@ pub fn answer(query: &[u8], missing: bool, records: &[&Record], len_max: usize) 
         bytes.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
         bytes.extend(data);
     }
+    if records.is_empty() {
+        // Without the record of the zone's authority nobody may remember that there is nothing (RFC 2308, section 5).
+        let authority =
+            [&labels("ns.test")[..], &labels("root.test"), &[0; 16], &TTL_S.to_be_bytes()].concat();
+        bytes.extend([0xc00c, SOA, 1].iter().flat_map(|word| word.to_be_bytes()));
+        bytes.extend(TTL_S.to_be_bytes());
+        bytes.extend(u16::try_from(authority.len()).ok()?.to_be_bytes());
+        bytes.extend(authority);
+    }
     if bytes.len() > len_max {
         bytes.truncate(question_end);
         bytes[2..4].copy_from_slice(&(flags | TRUNCATED).to_be_bytes());
-        bytes[6..8].copy_from_slice(&[0, 0]);
+        bytes[6..10].copy_from_slice(&[0; 4]);
     }
     Some(bytes)
 }

@@ -15,7 +15,7 @@ use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
-use halo_core::net::NetworkAddress;
+use halo_core::net::{Listeners, NetworkAddress};
 use halo_core::options::Options;
 use halo_core::policy::{Action, Match, Policy, Scope};
 use halo_core::report::{SeriesReport, ShardReport, View};
@@ -74,11 +74,17 @@ pub(crate) fn each_shard(test: fn(Rig)) {
 
 /// Like [`each_shard`], within these limits.
 pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
+    each_shard_set(limits, Options::default(), test);
+}
+
+/// Like [`each_shard`], within these limits and with these options.
+pub(crate) fn each_shard_set(limits: Limits, options: Options, test: fn(Rig)) {
     let mut running = Vec::new();
     for ring in [RingKind::Auto, RingKind::Epoll] {
         for records in [RecordsKind::Sealed, RecordsKind::Rustls] {
             let limits = limits.clone();
-            let config = shard_config(limits, records, ring);
+            let mut config = shard_config(limits, records, ring);
+            config.options = options;
             running.push((format!("{ring:?} {records:?}"), begin(config, test)));
         }
     }
@@ -167,6 +173,12 @@ impl Rig {
 
     fn add_pod(&self) {
         self.ask(|reply| Message::AddPod(pod(), reply)).unwrap();
+    }
+
+    /// Makes the pod the node proxy's own.
+    pub(crate) fn own_pod(&self) {
+        let own = PodSpec { listeners: Listeners::Own, ..pod() };
+        self.ask(|reply| Message::AddPod(own, reply)).unwrap();
     }
 
     /// Puts a pod of the same uid in the pod's place and publishes the next generation, with no time between.
@@ -285,7 +297,7 @@ impl Rig {
 
 fn pod() -> PodSpec {
     PodSpec {
-        listeners: halo_core::net::Listeners::Captured,
+        listeners: Listeners::Captured,
         dns_search: None,
         uid: UID.into(),
         name: "pay".into(),
@@ -295,11 +307,13 @@ fn pod() -> PodSpec {
     }
 }
 
-fn service() -> ServiceKey {
+/// The service that the pod serves.
+pub(crate) fn service() -> ServiceKey {
     ServiceKey::new("shop", "pay.shop.svc")
 }
 
-fn workload() -> Workload {
+/// The pod, as the mesh knows it.
+pub(crate) fn workload() -> Workload {
     Workload {
         uid: UID.into(),
         name: "pay".into(),

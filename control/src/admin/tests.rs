@@ -113,7 +113,12 @@ fn connection(pod: &str, direction: Direction, ends: [&str; 3]) -> ConnectionRep
 fn rich() -> Parts {
     let mut parts = of_mesh(include_str!("tests/rich.yaml"));
     let pod = |name: &str, state| PodView {
-        info: WorkloadInfo { name: name.into(), namespace: "shop".into(), service_account: "web".into() },
+        info: WorkloadInfo {
+            name: name.into(),
+            namespace: "shop".into(),
+            service_account: "web".into(),
+            ..WorkloadInfo::default()
+        },
         state,
         resident: false,
     };

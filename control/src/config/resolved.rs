@@ -302,6 +302,18 @@ fn life(text: &str) -> Result<Duration, Reason> {
     }
 }
 
+fn unknown_node() -> NodeFacts {
+    NodeFacts {
+        instance_ip: Ipv4Addr::new(1, 1, 1, 1).into(),
+        pod_name: String::new(),
+        pod_namespace: String::new(),
+        service_account: String::new(),
+        node_name: String::new(),
+        metadata: BTreeMap::new(),
+        json: BTreeMap::new(),
+    }
+}
+
 impl Default for Draft {
     fn default() -> Self {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
@@ -319,15 +331,7 @@ impl Default for Draft {
             xds_on_demand: false,
             ca: CaSource::Memory,
             crl_path: None,
-            facts: NodeFacts {
-                instance_ip: Ipv4Addr::new(1, 1, 1, 1).into(),
-                pod_name: String::new(),
-                pod_namespace: String::new(),
-                service_account: String::new(),
-                node_name: String::new(),
-                metadata: BTreeMap::new(),
-                json: BTreeMap::new(),
-            },
+            facts: unknown_node(),
             mode: ProxyMode::Shared,
             shards: ShardCount::Auto,
             cpu: CpuBudget::default(),

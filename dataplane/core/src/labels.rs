@@ -49,17 +49,26 @@ pub struct Told {
     pub zone: Box<str>,
 }
 
+/// The longest text of a baggage that is kept, bytes: the longest name that Kubernetes has (RFC 1123 subdomain).
+const TOLD_MAX: usize = 253;
+
+/// What is kept of a text: a label is not a place for a peer's essays.
+fn kept(text: &str) -> Box<str> {
+    let end = (0..=TOLD_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].into()
+}
+
 impl From<Baggage<'_>> for Told {
     fn from(baggage: Baggage<'_>) -> Self {
         Self {
-            cluster: baggage.cluster.into(),
-            namespace: baggage.namespace.into(),
+            cluster: kept(baggage.cluster),
+            namespace: kept(baggage.namespace),
             workload_type: baggage.workload_type,
-            workload_name: baggage.workload_name.into(),
-            canonical_name: baggage.service_name.into(),
-            canonical_revision: baggage.service_version.into(),
-            region: baggage.region.into(),
-            zone: baggage.zone.into(),
+            workload_name: kept(baggage.workload_name),
+            canonical_name: kept(baggage.service_name),
+            canonical_revision: kept(baggage.service_version),
+            region: kept(baggage.region),
+            zone: kept(baggage.zone),
         }
     }
 }

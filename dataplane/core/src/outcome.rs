@@ -192,7 +192,7 @@ reasons! {
     /// The tunnel was lost before the stream was answered.
     TunnelLost = ("tunnel_lost", Connect, 503, Warn, true, "connection failed: the tunnel to the peer was lost"),
     /// One side reset the connection; the reset was carried to the other.
-    Reset = ("reset", Connect, 503, Info, false, "io error: the connection was reset"),
+    Reset = ("reset", None, 503, Info, false, "io error: the connection was reset"),
     /// One direction ended and the other stayed silent past the limit.
     HalfCloseTimeout = ("half_close_timeout", Connect, 503, Warn, false, "the connection stayed half closed past the limit"),
     /// A shard limit was reached.

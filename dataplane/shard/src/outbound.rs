@@ -8,6 +8,7 @@ mod connect;
 mod double;
 mod stream;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use halo_core::report::Direction;
 use halo_core::resolve::{self, Attempt, Captured, HboneRoute, Route, TcpRoute};
 use halo_core::workload::Workload;
 
+use crate::conn::Parties;
 use crate::demand::Missing;
 use crate::plaintext;
 use crate::pod::{Pod, Seat};
@@ -41,13 +43,40 @@ pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
     let known = destination.as_ref().ok().copied();
     let opened = match destination {
         Ok(destination) => open(&seat, &socket, client, destination).await,
-        Err(_) => Err(Reason::LocalSocket),
+        Err(_) => Err(Reason::LocalSocket.into()),
     };
     match opened {
         Ok(opened) => start(seat, socket, opened),
-        Err(reason) => {
-            let subject = Subject::new(&seat.pod, Direction::Outbound, client, known);
-            plaintext::refuse(&seat.shard, &socket, subject, reason);
+        Err(unopened) => {
+            unopened.tell(&seat, client, known);
+            // RST, so that the client does not take it for an end.
+            socket.closer().abort();
+        }
+    }
+}
+
+/// Why a connection of a pod is refused.
+pub(crate) struct Unopened {
+    pub(crate) reason: Reason,
+    /// Its ends, if it was decided where it goes.
+    parties: Option<Box<Parties>>,
+}
+
+impl From<Reason> for Unopened {
+    fn from(reason: Reason) -> Self {
+        Self { reason, parties: None }
+    }
+}
+
+impl Unopened {
+    /// Counts it, and tells people.
+    pub(crate) fn tell(self, seat: &Seat, client: SocketAddr, destination: Option<SocketAddr>) {
+        match self.parties {
+            Some(parties) => seat.shard.refused(&seat.pod, *parties, self.reason),
+            None => {
+                let subject = Subject::new(&seat.pod, Direction::Outbound, client, destination);
+                seat.shard.ended(subject, self.reason);
+            }
         }
     }
 }
@@ -83,18 +112,16 @@ pub(crate) async fn open(
     socket: &Socket,
     client: SocketAddr,
     destination: SocketAddr,
-) -> Result<Opened, Reason> {
+) -> Result<Opened, Unopened> {
     let (shard, pod) = (&seat.shard, &seat.pod);
     let trace = [shard.random(), shard.random(), shard.random()];
-    let ask = Ask { shard, pod, client, destination, begun_ms: ring::now_ms(), trace };
+    let begun_ms = ring::now_ms();
+    let ask = Ask { shard, pod, client, destination, begun_ms, trace, gateway_took: Cell::new(false) };
     let decided = route(&ask, &[]).await?;
     match connect::open(&ask, socket, &decided).await {
-        Err(reason) => match decided.attempt().filter(|_| ask.may_retry(reason)) {
-            // Nearly every connection finds its first endpoint, and none should be larger for those that do not.
-            Some(failed) => Box::pin(elsewhere(&ask, socket, failed, reason)).await,
-            None => Err(reason),
-        },
-        opened => opened,
+        Ok(opened) => Ok(opened),
+        // Nearly every connection finds its first endpoint, and none should be larger for those that do not.
+        Err(reason) => Box::pin(elsewhere(&ask, socket, decided, reason)).await,
     }
 }
 
@@ -103,25 +130,34 @@ pub(crate) async fn open(
 async fn elsewhere(
     ask: &Ask<'_>,
     socket: &Socket,
-    failed: Attempt,
+    mut decided: Decided,
     mut reason: Reason,
-) -> Result<Opened, Reason> {
-    let mut failed = vec![failed];
-    while failed.len() < TRIES_MAX && ask.may_retry(reason) {
-        let Ok(decided) = route(ask, &failed).await else {
+) -> Result<Opened, Unopened> {
+    let (mut failed, mut behind) = (Vec::new(), 0);
+    for _ in 1..TRIES_MAX {
+        let Some(attempt) = decided.attempt().filter(|_| ask.may_retry(reason)) else {
             break;
         };
-        let Some(attempt) = decided.attempt().filter(|attempt| is_worth_it(attempt, &failed)) else {
+        match ask.gateway_took.take() {
+            // A gateway that took the stream is not at fault. Asked again, it chooses among the workloads behind it.
+            true => behind += 1,
+            false => failed.push(attempt),
+        }
+        let Ok(next) = route(ask, &failed).await else {
             break;
         };
+        let worth_it = next.attempt().is_some_and(|attempt| is_worth_it(&attempt, &failed));
+        if !worth_it || behind >= ENDPOINTS_MAX {
+            break;
+        }
         ask.shard.counters.retries.increment();
+        decided = next;
         match connect::open(ask, socket, &decided).await {
             Ok(opened) => return Ok(opened),
             Err(other) => reason = other,
         }
-        failed.push(attempt);
     }
-    Err(reason)
+    Err(Unopened { reason, parties: Some(Box::new(connect::parties(ask, &decided, None))) })
 }
 
 /// Whether an attempt is a new one, and not on a further endpoint than may be tried.
@@ -146,6 +182,8 @@ struct Ask<'a> {
     begun_ms: u64,
     /// Names the connection in the `traceparent` header.
     trace: [u64; 3],
+    /// The gateway to another network accepted the stream; what failed is behind it.
+    gateway_took: Cell<bool>,
 }
 
 impl Ask<'_> {

@@ -34,19 +34,34 @@ pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
 async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Tracked, Socket)> {
     let (shard, pod) = (&seat.shard, &seat.pod);
     let destination = socket.original_destination(client);
-    let subject = Subject::new(pod, Direction::Inbound, client, destination.as_ref().ok().copied());
+    let known = destination.as_ref().ok().copied();
     let opened = match destination {
         Ok(destination) => open(shard, pod, client, destination).await.map(|opened| (destination, opened)),
         Err(_) => Err(Reason::LocalSocket),
     };
-    let (destination, (app, ends)) = match opened {
-        Ok(opened) => opened,
-        Err(reason) => {
-            refuse(shard, socket, subject, reason);
-            return None;
+    match opened {
+        Ok((destination, (app, ends))) => {
+            let parties = parties(client, destination, ends);
+            Some((track(shard, pod, parties, [socket, &app]), app))
         }
-    };
-    let parties = Parties {
+        Err(reason) => {
+            let ends = ends(shard, &shard.snapshot(), pod, client);
+            match known.zip(ends).filter(|_| reason != Reason::OwnPort) {
+                Some((destination, ends)) => {
+                    shard.refused(pod, parties(client, destination, ends), reason);
+                    socket.closer().abort();
+                }
+                None => {
+                    refuse(shard, socket, Subject::new(pod, Direction::Inbound, client, known), reason);
+                }
+            }
+            None
+        }
+    }
+}
+
+fn parties(client: SocketAddr, destination: SocketAddr, ends: Ends) -> Parties {
+    Parties {
         direction: Direction::Inbound,
         transport: Transport::Tcp,
         source: client,
@@ -55,8 +70,15 @@ async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Trac
         source_identity: None,
         destination_identity: None,
         ends,
-    };
-    Some((track(shard, pod, parties, [socket, &app]), app))
+    }
+}
+
+/// The ends of a connection to the pod, once the mesh knows the pod.
+fn ends(shard: &Shard, snapshot: &Snapshot, pod: &Pod, client: SocketAddr) -> Option<Ends> {
+    let workload = shard.workload_of(snapshot, pod)?;
+    let address = lookup::own_network(snapshot, client.ip());
+    let source = Party::known(lookup::workload(snapshot, &address));
+    Some(Ends { source, destination: Party::Known(workload.clone()), service: None })
 }
 
 async fn open(
@@ -78,12 +100,9 @@ async fn open(
     // Asked again by the newest generation: from here to the connection's tracking there is no pause.
     let snapshot = shard.snapshot();
     let workload = shard.workload_of(&snapshot, pod).ok_or(Reason::SourceUnknown);
-    let permitted = workload
-        .and_then(|workload| permit(shard, &snapshot, workload, (client, destination)).map(|()| workload));
-    let workload = permitted.inspect_err(|_| app.closer().abort())?;
-    let address = lookup::own_network(&snapshot, client.ip());
-    let source = Party::known(lookup::workload(&snapshot, &address));
-    Ok((app, Ends { source, destination: Party::Known(workload.clone()), service: None }))
+    let permitted = workload.and_then(|workload| permit(shard, &snapshot, workload, (client, destination)));
+    permitted.inspect_err(|_| app.closer().abort())?;
+    Ok((app, ends(shard, &snapshot, pod, client).unwrap_or_default()))
 }
 
 /// Asks policy about a client without an identity.

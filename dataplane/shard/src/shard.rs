@@ -17,7 +17,7 @@ use halo_core::id::Identity;
 use halo_core::limits::Limits;
 use halo_core::net::{SOCKS5_PORT, is_own_port};
 use halo_core::options::Options;
-use halo_core::outcome::Reason;
+use halo_core::outcome::{Reason, ResponseFlag};
 use halo_core::pool::{Pool, TunnelId, WaiterId};
 use halo_core::rbac;
 use halo_core::report::{Direction, Transport};
@@ -172,7 +172,6 @@ impl Shard {
 
     /// Counts a connection that was refused once its ends were known, by policy or because its upstream could not be
     /// reached, and tells of it as of one that was open for a moment.
-    #[allow(dead_code, reason = "called where a flow knows the ends of what it refuses")]
     pub(crate) fn refused(&self, pod: &Rc<Pod>, parties: Parties, reason: Reason) {
         let account = self.telemetry.open(&parties, ring::now_ms());
         let conn = Conn::new(pod.clone(), parties, account, self.limits.half_close_ms_max);
@@ -183,7 +182,9 @@ impl Shard {
     fn settle(&self, conn: &Conn, reason: Reason) -> bool {
         let first = conn.account.close(reason, ring::now_ms());
         if first {
-            let event = if reason == Reason::Complete { Event::Complete } else { Event::Failed };
+            // A reset that was carried over is how many an application ends, and not a failure.
+            let in_order = reason.outcome().flag == ResponseFlag::None;
+            let event = if in_order { Event::Complete } else { Event::Failed };
             self.tell(event, conn, reason);
         }
         first

@@ -416,19 +416,13 @@ fn set_blocking(socket: &RawSocket) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a failure to connect is this host's: a limit on descriptors, ports or memory, or a missing capability.
+/// Whether a failure to connect is this host's, whatever the destination: a limit on descriptors or memory, or a missing
+/// capability. That there is no address or port to connect from is of the destination: another one may be of a family
+/// that the namespace has.
 pub(crate) fn is_local(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(
-            libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOBUFS
-                | libc::ENOMEM
-                | libc::EPERM
-                | libc::EADDRNOTAVAIL
-                | libc::EADDRINUSE
-        )
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM | libc::EADDRINUSE)
     )
 }
 

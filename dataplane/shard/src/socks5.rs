@@ -12,7 +12,6 @@ use halo_core::dns::message::{Question, RData, RecordType};
 use halo_core::dns::names;
 use halo_core::net::{Authority, HostTarget};
 use halo_core::outcome::Reason;
-use halo_core::report::Direction;
 use halo_core::snapshot::Snapshot;
 use halo_core::socks5::{Negotiation, Reply};
 use halo_core::workload::Workload;
@@ -20,7 +19,6 @@ use halo_core::workload::Workload;
 use crate::demand::Missing;
 use crate::outbound;
 use crate::pod::{Pod, Seat};
-use crate::refusal::Subject;
 use crate::shard::Shard;
 use crate::socket::Socket;
 
@@ -43,8 +41,9 @@ pub(crate) async fn serve(seat: Seat, mut socket: Socket, client: SocketAddr) {
             let _ = socket.writer.write_all(Reply::Succeeded.encode().to_vec()).await;
             outbound::start(seat, socket, opened);
         }
-        Err(reason) => {
-            shard.ended(Subject::new(&pod, Direction::Outbound, client, known), reason);
+        Err(unopened) => {
+            let reason = unopened.reason;
+            unopened.tell(&seat, client, known);
             // One that is not understood has its answer, or is gone.
             if reason != Reason::BadProxyRequest {
                 let _ = socket.writer.write_all(Reply::of(reason).encode().to_vec()).await;

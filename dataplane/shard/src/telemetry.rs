@@ -27,6 +27,8 @@ use crate::shard::Shard;
 /// Series of one shard, and pairs of ends that lead to them.
 const SERIES_MAX: usize = 50_000;
 const PAIRS_MAX: usize = 200_000;
+/// Those of them in which an end is only what a peer says of it. Peers may say anything, and leave room for the rest.
+const TOLD_MAX: usize = 5_000;
 /// Pairs that one turn looks at for expiry.
 const SWEEP_MAX: usize = 512;
 /// Between two looks at every pair, ms: a quarter of the expiry, within these bounds.
@@ -40,6 +42,7 @@ pub(crate) struct Telemetry {
     /// By hash; those of equal hashes are told apart by their content.
     pairs: RefCell<HashMap<u64, Vec<Rc<Pair>>>>,
     pairs_count: Cell<usize>,
+    told_count: Cell<usize>,
     series: RefCell<HashMap<Arc<Labels>, Rc<Series>>>,
     sockets: Cell<ByDirection>,
     crl_rejections_inbound: Cell<u64>,
@@ -49,6 +52,14 @@ pub(crate) struct Telemetry {
 struct Pair {
     traffic: Arc<Traffic>,
     series: Rc<Series>,
+    used_ms: Cell<u64>,
+}
+
+impl Pair {
+    fn used(&self, now_ms: u64) {
+        self.used_ms.set(now_ms);
+        self.series.used_ms.set(now_ms);
+    }
 }
 
 /// The connections with the same labels.
@@ -87,7 +98,7 @@ impl Account {
         }
         let series = &self.pair.series;
         add(&series.closed[reason.outcome().flag as usize], 1);
-        series.used_ms.set(now_ms);
+        self.pair.used(now_ms);
         true
     }
 }
@@ -100,6 +111,7 @@ impl Telemetry {
             hasher: RandomState::new(),
             pairs: RefCell::default(),
             pairs_count: Cell::new(0),
+            told_count: Cell::new(0),
             series: RefCell::default(),
             sockets: Cell::default(),
             crl_rejections_inbound: Cell::new(0),
@@ -116,7 +128,7 @@ impl Telemetry {
         };
         let pair = known.unwrap_or_else(|| self.meet(parties, hash));
         add(&pair.series.opened, 1);
-        pair.series.used_ms.set(now_ms);
+        pair.used(now_ms);
         Account { pair, begun_ms: now_ms, closed: Cell::new(false) }
     }
 
@@ -168,9 +180,11 @@ impl Telemetry {
     /// Makes the pair that is not known yet, and its series.
     fn meet(&self, parties: &Parties, hash: u64) -> Rc<Pair> {
         let traffic = traffic(parties);
-        let mut labels = traffic.labels();
+        let told = is_told(&traffic);
+        let room = self.pairs_count.get() < PAIRS_MAX && (!told || self.told_count.get() < TOLD_MAX);
         let mut series = self.series.borrow_mut();
-        if series.len() >= SERIES_MAX && !series.contains_key(&labels) {
+        let mut labels = traffic.labels();
+        if (!room || series.len() >= SERIES_MAX) && !series.contains_key(&labels) {
             self.counters.series_overflows.increment();
             labels = Traffic { ends: Ends::default(), source_identity: None, ..traffic.clone() }.labels();
         }
@@ -182,9 +196,10 @@ impl Telemetry {
                 new
             }
         };
-        let pair = Rc::new(Pair { traffic: Arc::new(traffic), series });
-        if self.pairs_count.get() < PAIRS_MAX {
+        let pair = Rc::new(Pair { traffic: Arc::new(traffic), series, used_ms: Cell::new(0) });
+        if room {
             self.pairs_count.set(self.pairs_count.get() + 1);
+            self.told_count.set(self.told_count.get() + usize::from(told));
             self.pairs.borrow_mut().entry(hash).or_default().push(pair.clone());
         }
         pair
@@ -218,12 +233,15 @@ impl Telemetry {
             let Some(alike) = pairs.get_mut(hash) else {
                 continue;
             };
-            let before = alike.len();
             alike.retain(|pair| {
-                let idle = now_ms >= pair.series.used_ms.get().saturating_add(self.expiry_ms);
-                is_held(pair) || is_in_mesh(&pair.traffic, snapshot, idle)
+                let idle = now_ms >= pair.used_ms.get().saturating_add(self.expiry_ms);
+                let stays = is_held(pair) || is_in_mesh(&pair.traffic, snapshot, idle);
+                if !stays {
+                    self.pairs_count.set(self.pairs_count.get() - 1);
+                    self.told_count.set(self.told_count.get() - usize::from(is_told(&pair.traffic)));
+                }
+                stays
             });
-            self.pairs_count.set(self.pairs_count.get() - (before - alike.len()));
             if alike.is_empty() {
                 pairs.remove(hash);
             }
@@ -281,6 +299,12 @@ fn traffic(parties: &Parties) -> Traffic {
         source_identity: parties.source_identity.clone(),
         destination_identity: parties.destination_identity.clone(),
     }
+}
+
+/// Whether an end is only what a peer says of it.
+fn is_told(traffic: &Traffic) -> bool {
+    let ends = &traffic.ends;
+    [&ends.source, &ends.destination].iter().any(|party| matches!(party, Party::Told(_)))
 }
 
 fn hash_party(party: &Party, hasher: &mut impl Hasher) {

@@ -263,6 +263,16 @@ impl Tunnel {
         pending
     }
 
+    /// As [`Tunnel::wake_when_sent`], until the kernel has it.
+    pub(crate) fn wake_when_left(&self, stream: &Rc<Stream>) -> bool {
+        let mut core = self.core.borrow_mut();
+        let pending = !core.out.is_empty() || core.data_leaves;
+        if pending {
+            core.blocked.push(stream.clone());
+        }
+        pending
+    }
+
     /// Gives the peer credit for bytes that the application took.
     pub(crate) fn consumed(&self, stream: &Stream, bytes: usize) {
         self.core.borrow_mut().session.consumed(stream.id, bytes, crate::ring::now_ms());

@@ -178,3 +178,11 @@ fn a_value_is_escaped_and_the_flag_stands_in_its_gap() {
     assert!(text.contains(r#"source_workload="a\"b\\c\nd","#), "{text}");
     assert!(text.contains(r#"request_protocol="tcp",response_flags="DENY",connection_security"#), "{text}");
 }
+
+#[test]
+fn a_peers_text_is_kept_up_to_the_longest_name_there_is() {
+    let long = "é".repeat(400);
+    let told = Told::from(Baggage { workload_name: &long, ..Baggage::default() });
+    assert_eq!(told.workload_name.len(), 252);
+    assert!(long.starts_with(&*told.workload_name));
+}

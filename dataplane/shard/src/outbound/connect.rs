@@ -42,20 +42,7 @@ pub(super) async fn open(ask: &Ask<'_>, socket: &Socket, decided: &Decided) -> R
 async fn tcp(ask: &Ask<'_>, socket: &Socket, (decided, to): (&Decided, &TcpRoute)) -> Result<Opened, Reason> {
     let connect = async |address| ask.pod.connect(ask.shard, address, Leg::Out).await;
     let (destination, upstream) = first(ask, &to.target, connect).await?;
-    let parties = Parties {
-        direction: Direction::Outbound,
-        transport: Transport::Tcp,
-        source: ask.client,
-        original: Original::Address(ask.destination),
-        destination,
-        source_identity: None,
-        destination_identity: None,
-        ends: Ends {
-            source: Party::Known(decided.source.clone()),
-            destination: Party::known(to.workload.as_ref()),
-            service: to.service.clone(),
-        },
-    };
+    let parties = parties(ask, decided, Some(destination));
     let tracked = plaintext::track(ask.shard, ask.pod, parties, [socket, &upstream]);
     Ok(Opened { tracked, upstream: Upstream::Tcp(upstream) })
 }
@@ -68,36 +55,65 @@ async fn tunnelled(
 ) -> Result<Opened, Reason> {
     let open = async |peer| stream::open(ask, (decided, to), peer).await;
     let (destination, answered) = first(ask, &to.peer, open).await?;
-    let (transport, stream, party, place) = match &to.inner {
+    let mut parties = parties(ask, decided, Some(destination));
+    let (stream, place) = match &to.inner {
         None => {
             let Answered { place, stream } = answered;
             let stream = StreamOf { tunnel: place.tunnel.clone(), stream };
-            (Transport::Hbone, stream, Party::Known(to.workload.clone()), Some(place))
+            (stream, Some(place))
         }
         Some(accepted) => {
+            ask.gateway_took.set(true);
             let (stream, party) =
                 Box::pin(double::open(ask, (decided, to), accepted, (destination, answered))).await?;
-            (Transport::DoubleHbone, stream, party, None)
+            parties.ends.destination = party;
+            (stream, None)
         }
     };
-    let parties = Parties {
-        direction: Direction::Outbound,
-        transport,
-        source: ask.client,
-        original: Original::Carried(ask.destination, to.authority_at(destination.ip())),
-        destination,
-        source_identity: Some(decided.source.identity()),
-        destination_identity: Some(stream.tunnel.identity.clone()),
-        ends: Ends {
-            source: Party::Known(decided.source.clone()),
-            destination: party,
-            service: to.service.clone(),
-        },
-    };
+    parties.destination_identity = Some(stream.tunnel.identity.clone());
     let tracked = ask.shard.track(ask.pod, parties);
     tracked.conn.hold_socket(socket.closer());
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
     Ok(Opened { tracked, upstream: Upstream::Hbone(stream, place) })
+}
+
+/// The ends of a connection as they were decided. `reached` is where it was opened; what was not is named by the address
+/// that was to be dialled, or where that is a host, by the one that the client asked for.
+pub(super) fn parties(ask: &Ask<'_>, decided: &Decided, reached: Option<SocketAddr>) -> Parties {
+    let destination = |target: &Target| match (reached, target) {
+        (Some(address), _) => address,
+        (None, Target::Address(address)) => *address,
+        (None, Target::Host(_)) => ask.destination,
+    };
+    let own = &decided.source;
+    let (transport, original, destination, workload, service) = match &decided.way {
+        Open::Tcp(to) => {
+            let original = Original::Address(ask.destination);
+            (Transport::Tcp, original, destination(&to.target), to.workload.as_ref(), &to.service)
+        }
+        Open::Hbone(to) => {
+            let transport = if to.inner.is_some() { Transport::DoubleHbone } else { Transport::Hbone };
+            let destination = destination(&to.peer);
+            let original = Original::Carried(ask.destination, to.authority_at(destination.ip()));
+            // The gateway is not where the connection goes.
+            let workload = Some(&to.workload).filter(|_| to.inner.is_none());
+            (transport, original, destination, workload, &to.service)
+        }
+    };
+    Parties {
+        direction: Direction::Outbound,
+        transport,
+        source: ask.client,
+        original,
+        destination,
+        source_identity: Some(own.identity()).filter(|_| transport != Transport::Tcp),
+        destination_identity: None,
+        ends: Ends {
+            source: Party::Known(own.clone()),
+            destination: Party::known(workload),
+            service: service.clone(),
+        },
+    }
 }
 
 /// Opens the first address of a target that can be reached.

@@ -33,15 +33,16 @@ impl Shard {
             }
         }
         // What is within another tunnel can only be sent while that one is open.
-        self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_))).await;
-        self.close_tunnels(|_| true).await;
+        let until_ms = ring::now_ms() + CLOSE_MS_MAX;
+        self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_)), until_ms).await;
+        self.close_tunnels(|_| true, until_ms).await;
         self.access.flush();
         // One more turn or two, so that the last resets leave.
         ring::sleep_ms(20).await;
     }
 
     /// Closes tunnels. A connection is complete once its last bytes are sealed; here they leave before the process ends.
-    async fn close_tunnels(&self, which: impl Fn(&Tunnel) -> bool) {
+    async fn close_tunnels(&self, which: impl Fn(&Tunnel) -> bool, until_ms: u64) {
         for tunnel in self.tunnels_where(&which) {
             tunnel.close();
         }
@@ -50,7 +51,7 @@ impl Shard {
                 ring::sleep_ms(1).await;
             }
         };
-        ring::within_ms(CLOSE_MS_MAX, sent).await;
+        ring::within_ms(until_ms.saturating_sub(ring::now_ms()), sent).await;
     }
 
     /// Whether drain has begun.

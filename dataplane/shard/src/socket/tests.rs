@@ -126,6 +126,13 @@ fn a_refused_dial_is_an_error_of_the_upstream_and_not_of_this_host() {
 }
 
 #[test]
+fn a_family_that_a_namespace_lacks_is_a_fault_of_the_address_and_a_full_table_is_not() {
+    for (code, local) in [(libc::EADDRNOTAVAIL, false), (libc::EAFNOSUPPORT, false), (libc::EMFILE, true)] {
+        assert_eq!(is_local(&io::Error::from_raw_os_error(code)), local, "{code}");
+    }
+}
+
+#[test]
 fn stopping_a_listener_ends_its_accept() {
     on_each_ring(|listener, _, _| async move {
         let stop = listener.stop_handle();

@@ -194,3 +194,20 @@ fn open_sockets_are_counted_by_direction() {
     telemetry.socket_closed(Direction::Inbound);
     assert_eq!(telemetry.sockets(), ByDirection { outbound: 1, inbound: 1 });
 }
+
+#[test]
+fn what_peers_say_of_themselves_has_a_budget_of_its_own() {
+    let (telemetry, cart) = (telemetry(), workload("cart"));
+    let known = telemetry.open(&between(&workload("web"), &cart), 0);
+    drop(known);
+    for nth in 0..=TOLD_MAX {
+        let from = parties(told(&format!("stranger-{nth}")), Party::Known(cart.clone()));
+        assert!(telemetry.open(&from, 0).close(Reason::Complete, 0));
+    }
+    assert_eq!((telemetry.told_count.get(), telemetry.pairs_count.get()), (TOLD_MAX, TOLD_MAX + 1));
+    // Those of the mesh, the strangers within the budget, and one for the rest.
+    assert_eq!(telemetry.report(1).len(), TOLD_MAX + 2);
+    assert_eq!(telemetry.counters.series_overflows.total(), 1);
+    sweep(&telemetry, &Snapshot::default(), EXPIRY_MS);
+    assert_eq!((telemetry.told_count.get(), telemetry.pairs_count.get()), (0, 0));
+}

@@ -8,6 +8,7 @@ use halo_core::hbone::{HboneSession, SessionConfig};
 use halo_core::outcome::Reason;
 use halo_core::pool::{PoolKey, TunnelId};
 
+use super::transport::Reader;
 use super::{Secured, Side, Start, Transport, Tunnel};
 use crate::pod::Leg;
 use crate::ring;
@@ -92,13 +93,16 @@ async fn shake(
         mark.set(true);
         closer.abort();
     });
-    let lost = || if expired.get() { Reason::TlsTimeout } else { Reason::TlsFailed };
+    let lost = |reader: &Reader| match (expired.get(), reader.fault()) {
+        (true, _) => Reason::TlsTimeout,
+        (false, fault) => fault.unwrap_or(Reason::TlsFailed),
+    };
     let (mut input, mut out) = (Vec::with_capacity(HANDSHAKE_READ), Vec::new());
     loop {
         let progress = handshake.advance(&mut input, &mut out);
         if !out.is_empty() {
             let (sent, buffer) = transport.writer.write_all(out).await;
-            sent.map_err(|_| lost())?;
+            sent.map_err(|_| lost(&transport.reader))?;
             out = buffer;
             out.clear();
         }
@@ -113,7 +117,7 @@ async fn shake(
         let (read, buffer) = transport.reader.read(input).await;
         input = buffer;
         if !matches!(read, Ok(1..)) {
-            return Err(lost());
+            return Err(lost(&transport.reader));
         }
     }
     let peer = handshake.peer_chain();

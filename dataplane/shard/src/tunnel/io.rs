@@ -79,7 +79,7 @@ async fn read(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut reader: Reader, mut buff
         buffer = read;
         shard.counters.reads.increment();
         match result {
-            Ok(0) | Err(_) => break Reason::TunnelLost,
+            Ok(0) | Err(_) => break reader.fault().unwrap_or(Reason::TunnelLost),
             Ok(_) => quiet = size.after(buffer.len() - kept),
         }
         if tunnel.ended().is_some() {

@@ -211,6 +211,18 @@ impl StreamOf {
         Ok(())
     }
 
+    /// Waits until everything has left this host.
+    ///
+    /// # Errors
+    /// The reason of a cut.
+    pub(crate) async fn left(&self) -> Result<(), Reason> {
+        while !self.stream.is_stopped() && self.tunnel.wake_when_left(&self.stream) {
+            self.alive()?;
+            self.stream.writable.wait().await;
+        }
+        self.alive()
+    }
+
     /// The reason of the cut, if there was one.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::rc::{Rc, Weak};
 
+use halo_core::outcome::Reason;
+
 use crate::pool::Place;
 use crate::shard::Shard;
 use crate::socket::{self, Socket};
@@ -81,6 +83,14 @@ impl Reader {
     /// Whether a read fills the room that its buffer has. A stream instead hands over what has come.
     pub(crate) fn fills(&self) -> bool {
         matches!(self, Self::Socket(_))
+    }
+
+    /// Why the stream was cut, where that is known better than by what a read says.
+    pub(crate) fn fault(&self) -> Option<Reason> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Stream(carrier) => carrier.stream.stream.failed(),
+        }
     }
 
     /// Reads behind the content of `buffer`, which is kept. 0 is the peer's end. Never drop this future.
@@ -163,7 +173,8 @@ impl Carrier {
             return Err(cut());
         }
         self.stream.write(&self.shard.counters, bytes).await.map_err(|_| cut())?;
-        self.stream.settle(bytes.len()).await.map_err(|_| cut())?;
+        // As with a socket, what is written has left: the tunnel on this stream counts on it when it ends.
+        self.stream.left().await.map_err(|_| cut())?;
         if self.stream.stream.is_stopped() { Err(cut()) } else { Ok(()) }
     }
 }

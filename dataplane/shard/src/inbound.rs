@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::baggage::Baggage;
+use halo_core::baggage::{self, Baggage};
 use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead, SessionConfig};
 use halo_core::id::Identity;
 use halo_core::labels::{Ends, Party, Told};
 use halo_core::outcome::Reason;
+use halo_core::proxy_protocol;
 use halo_core::rbac;
 use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
@@ -176,20 +177,34 @@ async fn open(
     // Tracked before it connects, so that a policy change during the connect cuts it too.
     let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
-    if target.proxy.is_some() {
-        return Err((Reason::Unsupported, Some(tracked)));
-    }
-    let app = match plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await {
+    let app = match reach(shard, peer, &tracked, (target.connect, target.proxy)).await {
         Ok(app) => app,
         Err(reason) => return Err((reason, Some(tracked))),
     };
-    tracked.conn.hold_socket(app.closer());
     if let Some(reason) = tracked.conn.outcome().or(stream.stream.failed()) {
         app.closer().abort();
         return Err((reason, Some(tracked)));
     }
     stream.tunnel.respond(&stream.stream, &admitted.response);
     Ok((tracked, app))
+}
+
+/// Connects to the application, and sends it the PROXY header that it wants before anything of its client's.
+async fn reach(
+    shard: &Rc<Shard>,
+    peer: &Peer,
+    tracked: &Tracked,
+    (to, proxy): (SocketAddr, Option<SocketAddr>),
+) -> Result<Socket, Reason> {
+    let mut app = plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), to).await?;
+    tracked.conn.hold_socket(app.closer());
+    if let Some(destination) = proxy {
+        let mut header = Vec::new();
+        proxy_protocol::write(&mut header, peer.client, destination, Some(&peer.identity));
+        let (sent, _) = app.writer.write_all(header).await;
+        sent.map_err(|_| Reason::ConnectFailed)?;
+    }
+    Ok(app)
 }
 
 /// A request that was let in.
@@ -206,7 +221,8 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
         return Err(Reason::NotConnect);
     }
     let authority = head.authority.as_deref().ok_or(Reason::BadAuthority)?;
-    let requested = Requested { local: peer.local.ip(), authority, forwarded_host: None };
+    let forwarded_host = baggage::forwarded_host(lines(head, "forwarded"));
+    let requested = Requested { local: peer.local.ip(), authority, forwarded_host };
     let decided = shard.wait_for(&peer.pod, |snapshot| {
         let Some(workload) = shard.workload_of(snapshot, &peer.pod) else {
             return Ok(Err(Reason::SourceUnknown));

@@ -1,5 +1,7 @@
 //! One shard: everything that its core owns, and what the mailbox makes of it.
 
+mod drain;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -38,11 +40,8 @@ use crate::stats::{self, Latencies};
 use crate::telemetry::Telemetry;
 use crate::timer::Timers;
 use crate::tls::{PeerChain, RecordsKind, RevocationLists, Terms, TlsConfig};
-use crate::tunnel::{CLOSE_MS_MAX, Side, Tunnel};
+use crate::tunnel::{Side, Tunnel};
 use crate::wake::{Broadcast, Signal};
-
-/// Between two looks at whether a drain is done, ms, where nothing tells of it.
-const DRAIN_LOOK_MS: u64 = 5;
 
 /// What a shard owns. Nothing in it is shared with another thread but `counters`, which only this one writes.
 pub(crate) struct Shard {
@@ -472,49 +471,6 @@ impl Shard {
         // What waits for an answer waits no longer.
         self.changed.notify();
         self.place.leave(&pod.netns);
-    }
-
-    /// Stops accepting, lets what is open end, and cuts it at the deadline.
-    pub(crate) async fn drain(&self) {
-        self.draining.set(true);
-        for pod in self.pods.borrow().values() {
-            pod.stop();
-        }
-        for tunnel in self.tunnels_where(|_| true) {
-            tunnel.drain();
-        }
-        let busy = || self.pods.borrow().values().any(|pod| pod.connections() > 0);
-        let announced = || self.tunnels_where(|tunnel| !tunnel.is_closing()).is_empty();
-        // A client that has been told may still have a request on its way until it answers.
-        let quiet = async {
-            while busy() || !announced() {
-                ring::within_ms(DRAIN_LOOK_MS, self.conn_ended.next()).await;
-            }
-        };
-        if ring::within_ms(self.limits.drain_ms_max, quiet).await.is_none() {
-            for conn in self.conns_where(|_| true) {
-                conn.cut(Reason::Drained);
-            }
-        }
-        // What is within another tunnel can only be sent while that one is open.
-        self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_))).await;
-        self.close_tunnels(|_| true).await;
-        self.access.flush();
-        // One more turn or two, so that the last resets leave.
-        ring::sleep_ms(20).await;
-    }
-
-    /// Closes tunnels. A connection is complete once its last bytes are sealed; here they leave before the process ends.
-    async fn close_tunnels(&self, which: impl Fn(&Tunnel) -> bool) {
-        for tunnel in self.tunnels_where(&which) {
-            tunnel.close();
-        }
-        let sent = async {
-            while !self.tunnels_where(|tunnel| which(tunnel) && !tunnel.is_sent()).is_empty() {
-                ring::sleep_ms(1).await;
-            }
-        };
-        ring::within_ms(CLOSE_MS_MAX, sent).await;
     }
 
     /// Whether drain has begun.

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::baggage::Baggage;
+use halo_core::baggage::{self, Baggage};
 use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead, SessionConfig};
 use halo_core::id::Identity;
 use halo_core::labels::{Ends, Party, Told};
 use halo_core::outcome::Reason;
+use halo_core::proxy_protocol;
 use halo_core::rbac;
 use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
@@ -128,13 +129,33 @@ async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: Reque
             });
             shard.spawn(relayed);
         }
-        Err((reason, tracked)) => {
+        Err(unopened) => {
+            let reason = unopened.reason;
             stream.tunnel.refuse(&stream.stream, reason.outcome().status);
-            match tracked {
-                Some(tracked) => shard.finished(&tracked.conn, reason),
-                None => ended(&shard, &peer, reason),
+            match unopened.known {
+                Known::Nothing => ended(&shard, &peer, reason),
+                Known::Ends(parties) => shard.refused(&peer.pod, *parties, reason),
+                Known::Tracked(tracked) => shard.finished(&tracked.conn, reason),
             }
         }
+    }
+}
+
+/// Why a request is refused, and how much is known of it.
+struct Unopened {
+    reason: Reason,
+    known: Known,
+}
+
+enum Known {
+    Nothing,
+    Ends(Box<Parties>),
+    Tracked(Tracked),
+}
+
+impl From<Reason> for Unopened {
+    fn from(reason: Reason) -> Self {
+        Self { reason, known: Known::Nothing }
     }
 }
 
@@ -154,10 +175,9 @@ async fn open(
     peer: &Rc<Peer>,
     stream: &StreamOf,
     head: RequestHead,
-) -> Result<(Tracked, Socket), (Reason, Option<Tracked>)> {
-    let untracked = |reason| (reason, None);
-    let seat = peer.pod.seat(shard, SeatKind::Connection).map_err(untracked)?;
-    let admitted = decide(shard, peer, &head).await.map_err(untracked)?;
+) -> Result<(Tracked, Socket), Unopened> {
+    let seat = peer.pod.seat(shard, SeatKind::Connection)?;
+    let admitted = decide(shard, peer, &head).await?;
     let target = admitted.target;
     let parties = Parties {
         direction: Direction::Inbound,
@@ -173,27 +193,46 @@ async fn open(
             service: target.service,
         },
     };
+    if let Some(reason) = admitted.refused {
+        return Err(Unopened { reason, known: Known::Ends(Box::new(parties)) });
+    }
     // Tracked before it connects, so that a policy change during the connect cuts it too.
     let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
-    if target.proxy.is_some() {
-        return Err((Reason::Unsupported, Some(tracked)));
-    }
-    let app = match plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await {
+    let app = match reach(shard, peer, &tracked, (target.connect, target.proxy)).await {
         Ok(app) => app,
-        Err(reason) => return Err((reason, Some(tracked))),
+        Err(reason) => return Err(Unopened { reason, known: Known::Tracked(tracked) }),
     };
-    tracked.conn.hold_socket(app.closer());
     if let Some(reason) = tracked.conn.outcome().or(stream.stream.failed()) {
         app.closer().abort();
-        return Err((reason, Some(tracked)));
+        return Err(Unopened { reason, known: Known::Tracked(tracked) });
     }
     stream.tunnel.respond(&stream.stream, &admitted.response);
     Ok((tracked, app))
 }
 
-/// A request that was let in.
+/// Connects to the application, and sends it the PROXY header that it wants before anything of its client's.
+async fn reach(
+    shard: &Rc<Shard>,
+    peer: &Peer,
+    tracked: &Tracked,
+    (to, proxy): (SocketAddr, Option<SocketAddr>),
+) -> Result<Socket, Reason> {
+    let mut app = plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), to).await?;
+    tracked.conn.hold_socket(app.closer());
+    if let Some(destination) = proxy {
+        let mut header = Vec::new();
+        proxy_protocol::write(&mut header, peer.client, destination, Some(&peer.identity));
+        let (sent, _) = app.writer.write_all(header).await;
+        sent.map_err(|_| Reason::ConnectFailed)?;
+    }
+    Ok(app)
+}
+
+/// A request whose destination is known.
 struct Admitted {
+    /// What policy has against it.
+    refused: Option<Reason>,
     target: InboundTarget,
     workload: Arc<Workload>,
     source: Party,
@@ -206,7 +245,8 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
         return Err(Reason::NotConnect);
     }
     let authority = head.authority.as_deref().ok_or(Reason::BadAuthority)?;
-    let requested = Requested { local: peer.local.ip(), authority, forwarded_host: None };
+    let forwarded_host = baggage::forwarded_host(lines(head, "forwarded"));
+    let requested = Requested { local: peer.local.ip(), authority, forwarded_host };
     let decided = shard.wait_for(&peer.pod, |snapshot| {
         let Some(workload) = shard.workload_of(snapshot, &peer.pod) else {
             return Ok(Err(Reason::SourceUnknown));
@@ -224,15 +264,13 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
             return Ok(Err(Reason::OwnPort));
         }
         let connection = rbac::Connection { source: peer.client, identity, destination, workload };
-        Ok(match shard.verdict(snapshot, &connection) {
-            Some(reason) => Err(reason),
-            None => Ok(Admitted {
-                source: source(snapshot, peer, head),
-                response: accepted(shard, workload),
-                workload: workload.clone(),
-                target,
-            }),
-        })
+        Ok(Ok(Admitted {
+            refused: shard.verdict(snapshot, &connection),
+            source: source(snapshot, peer, head),
+            response: accepted(shard, workload),
+            workload: workload.clone(),
+            target,
+        }))
     });
     decided.await?
 }

@@ -171,7 +171,7 @@ fn what_finds_no_room_is_counted_as_unknown() {
     let telemetry = telemetry();
     let cart = workload("cart");
     for number in 0..SERIES_MAX + 2 {
-        telemetry.open(&parties(told(&number.to_string()), Party::Known(cart.clone())), 5);
+        telemetry.open(&between(&workload(&number.to_string()), &cart), 5);
     }
     assert_eq!(telemetry.counters.series_overflows.total(), 2);
     let report = telemetry.report(5);

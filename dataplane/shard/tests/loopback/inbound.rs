@@ -1,16 +1,20 @@
 //! Tunnels to the pod: what is admitted, and with which answer the rest is refused.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::sync::Arc;
 use std::time::Instant;
 
 use halo_core::h2::hpack::{Decoder, Encoder};
 use halo_core::outcome::Reason;
+use halo_core::proxy_protocol;
+use halo_core::snapshot::Mesh;
+use halo_core::workload::{ApplicationProtocol, ApplicationTunnel, Workload};
 
 use crate::app::{Held, echo};
 use crate::link::{Arrived, Link};
 use crate::peer::{Peer, Seen};
-use crate::rig::{CLIENT, DEADLINE, POD, at_pod, each_shard};
+use crate::rig::{CLIENT, DEADLINE, POD, at_pod, cart, each_shard, workload};
 
 #[test]
 fn a_stream_carries_bytes_and_ends_both_ways() {
@@ -64,6 +68,35 @@ fn a_client_that_closes_its_tunnel_with_the_last_bytes_of_a_stream_loses_none_of
         assert!(all == last, "{} bytes", all.len());
         rig.until("closed", |report| report.connections.is_empty() && report.tunnels == 0);
         assert_eq!(rig.counters.closed_by(Reason::Complete), 1);
+    });
+}
+
+#[test]
+fn an_application_tunnel_begins_with_a_header_that_names_the_client() {
+    each_shard(|mut rig| {
+        let app = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = app.local_addr().unwrap().port();
+        let tunnel = ApplicationTunnel { protocol: ApplicationProtocol::Proxy, port: None };
+        rig.publish(|snapshot| {
+            let mesh = Mesh { application_tunnels_local: true, ..Mesh::clone(&snapshot.mesh) };
+            snapshot.mesh = Arc::new(mesh);
+            let pod = Workload { application_tunnel: Some(tunnel), ..workload() };
+            snapshot.workloads.insert(Arc::new(pod));
+        });
+        let mut peer = Peer::dial(&rig);
+        let stream = peer.request(at_pod(port));
+        let (mut socket, from) = app.accept().unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert!(from.ip().is_loopback(), "the loopback address takes nothing from elsewhere");
+        let mut expected = Vec::new();
+        proxy_protocol::write(&mut expected, peer.address(), at_pod(port), Some(&cart()));
+        let mut header = vec![0; expected.len()];
+        socket.read_exact(&mut header).unwrap();
+        assert_eq!(header, expected);
+        assert_eq!(peer.answer(stream), 200);
+        peer.send(stream, b"and then");
+        socket.read_exact(&mut header[..8]).unwrap();
+        assert_eq!(&header[..8], b"and then");
     });
 }
 

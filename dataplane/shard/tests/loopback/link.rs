@@ -1,7 +1,7 @@
 //! The peer's TCP connection with its record layer. Nothing in it waits longer than the deadline.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +42,11 @@ impl Link {
     /// Dials from this address.
     pub(crate) fn dial_from(rig: &Rig, source: Ipv4Addr) -> Self {
         Self::secure(rig, connect_from(source, at_pod(HBONE_PORT)))
+    }
+
+    /// Its own address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
     }
 
     /// Says that nothing more comes; it leaves with the next [`Link::flush`].

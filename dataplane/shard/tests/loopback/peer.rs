@@ -1,6 +1,7 @@
 //! An HBONE client: a session on a link.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use halo_core::hbone::{ConnectRequest, ErrorCode, Event, HboneSession, SessionConfig, StreamId};
@@ -60,6 +61,11 @@ impl Peer {
         let (stream, status) = peer.ask(authority);
         assert_eq!(status, 200);
         (peer, stream)
+    }
+
+    /// Its own address, which the pod sees.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.link.address()
     }
 
     /// Asks for a stream, and waits for the status of its answer.

@@ -6,6 +6,7 @@
 
 mod cores;
 mod cpu;
+mod dns;
 mod mode;
 mod print;
 mod proxy_config;
@@ -22,10 +23,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 use halo_core::zds::WorkloadInfo;
 
 pub use cores::Cores;
 pub use cpu::CpuBudget;
+pub use dns::DnsSettings;
 pub use mode::ProxyMode;
 pub use print::PrintFormat;
 pub use raw::{ConfigError, Files, Variables};
@@ -175,6 +178,10 @@ pub struct Config {
     pub ring: RingMode,
     /// Whether listeners take IPv6.
     pub ipv6: bool,
+    /// How pods' DNS is done.
+    pub dns: DnsSettings,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
     /// Admin server.
     pub admin: SocketAddr,
     /// Readiness server.
@@ -185,8 +192,16 @@ pub struct Config {
     pub log_filter: String,
     /// Form of log lines.
     pub log_format: LogFormat,
+    /// How long metrics show a series after its last use, once a workload of it has left the mesh.
+    pub metrics_expiry: Duration,
     /// Bounds of the shards.
     pub limits: Limits,
+    /// How the shards make connections.
+    pub options: Options,
+    /// Other names of the workloads' trust domain.
+    pub trust_domain_aliases: Vec<String>,
+    /// Whether an application that takes the PROXY protocol is reached at the loopback address.
+    pub application_tunnels_local: bool,
 }
 
 /// What flags set; a flag wins over its variable.
@@ -239,6 +254,7 @@ impl Config {
             name: pod_name.as_str().into(),
             namespace: pod_namespace.as_str().into(),
             service_account: service_account.as_str().into(),
+            ..WorkloadInfo::default()
         })
     }
 
@@ -252,6 +268,10 @@ impl Config {
                 xds.address
             ));
         }
+        if self.options.tls.pqc_only && self.options.tls.tls12 {
+            warnings
+                .push("COMPLIANCE_POLICY=pqc leaves TLS 1.3 alone; TLS12_ENABLED has no effect".to_owned());
+        }
         let ca = match &self.ca {
             CaSource::Remote(ca) => Some(ca),
             CaSource::Memory | CaSource::Directory(_) => None,
@@ -261,6 +281,7 @@ impl Config {
                 warnings.push(format!("the node's token goes to {} without encryption", upstream.address));
             }
         }
+        warnings.extend(self.dns.warnings());
         warnings
     }
 

@@ -1,18 +1,23 @@
 //! A small HTTP/1.1 server for admin, metrics and readiness: a request without its body in, an answer out, and the
 //! connection ends. A client that does not take its answer is cut off, so that it keeps no place from others.
 
+mod encoding;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
@@ -21,6 +26,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
+
+pub(crate) use encoding::Encoding;
 
 /// How long a client may take to send its headers.
 const HEADER_DEADLINE: Duration = Duration::from_secs(2);
@@ -31,11 +38,27 @@ const CLIENTS_MAX: usize = 64;
 /// Pause after a failed accept, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long clients may go on taking their answers once a server ends.
+const FINISH_MAX: Duration = Duration::from_secs(2);
+
 /// What of a request the services look at.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
+    /// Parameters of the query, decoded, in order.
+    pub(crate) query: Vec<(String, String)>,
+    /// `Accept`, all lines as one.
+    pub(crate) accept: String,
+    /// `Accept-Encoding`, all lines as one.
+    pub(crate) accept_encoding: String,
+}
+
+impl Request {
+    /// A parameter of the query; the last of its name counts.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().rfind(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// An answer.
@@ -43,31 +66,56 @@ pub(crate) struct Request {
 pub(crate) struct Answer {
     status: StatusCode,
     content_type: &'static str,
-    body: String,
+    encoding: Encoding,
+    body: Bytes,
 }
 
 impl Answer {
     pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+        Self::plain(status, "text/plain; charset=utf-8", body.into())
     }
 
     pub(crate) fn html(body: impl Into<String>) -> Self {
-        Self { status: StatusCode::OK, content_type: "text/html; charset=utf-8", body: body.into() }
+        Self::plain(StatusCode::OK, "text/html; charset=utf-8", body.into())
     }
 
     /// Prometheus' text format.
     pub(crate) fn metrics(body: String) -> Self {
-        Self { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
+        Self::plain(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
     }
 
     pub(crate) fn json(body: String) -> Self {
-        Self { status: StatusCode::OK, content_type: "application/json", body }
+        Self::plain(StatusCode::OK, "application/json", body)
+    }
+
+    /// Bytes for a program, to be saved to a file.
+    pub(crate) fn binary(body: Vec<u8>) -> Self {
+        Self::encoded("application/octet-stream", Encoding::Identity, body)
+    }
+
+    /// Status and text, for tests.
+    #[cfg(test)]
+    pub(crate) fn into_parts(self) -> (StatusCode, String) {
+        (self.status, String::from_utf8_lossy(&self.body).into_owned())
+    }
+
+    /// A body that is encoded already.
+    pub(crate) fn encoded(content_type: &'static str, encoding: Encoding, body: Vec<u8>) -> Self {
+        Self { status: StatusCode::OK, content_type, encoding, body: body.into() }
+    }
+
+    fn plain(status: StatusCode, content_type: &'static str, body: String) -> Self {
+        Self { status, content_type, encoding: Encoding::Identity, body: body.into() }
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if self.encoding != Encoding::Identity {
+            let name = HeaderValue::from_static(self.encoding.name());
+            response.headers_mut().insert(CONTENT_ENCODING, name);
+        }
         response
     }
 }
@@ -112,7 +160,24 @@ pub(crate) async fn listen(
 
 /// Serves for ever.
 pub(crate) async fn serve(listener: TcpListener, service: impl Service) {
-    let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+    serve_until(listener, service, pending()).await;
+}
+
+/// Serves until `end`, then closes the listener and lets the clients that are there take their answers.
+pub(crate) async fn serve_until(listener: TcpListener, service: impl Service, end: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    tokio::select! {
+        () = accept(&listener, service, &places) => {}
+        () = end => {}
+    }
+    drop(listener);
+    let all = u32::try_from(CLIENTS_MAX).unwrap_or(u32::MAX);
+    if timeout(FINISH_MAX, places.acquire_many(all)).await.is_err() {
+        debug!("clients of a local server are cut off at its end");
+    }
+}
+
+async fn accept(listener: &TcpListener, service: impl Service, places: &Arc<Semaphore>) {
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
@@ -135,7 +200,14 @@ async fn serve_client<S: Service>(stream: TcpStream, service: S) {
     let handle = service_fn(|request: hyper::Request<Incoming>| {
         let service = service.clone();
         async move {
-            let request = Request { method: request.method().clone(), path: request.uri().path().to_owned() };
+            let query = request.uri().query().unwrap_or_default();
+            let request = Request {
+                method: request.method().clone(),
+                path: request.uri().path().to_owned(),
+                query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+                accept: joined(request.headers(), &ACCEPT),
+                accept_encoding: joined(request.headers(), &ACCEPT_ENCODING),
+            };
             Ok::<_, Infallible>(service.answer(request).await.into_response())
         }
     });
@@ -148,4 +220,10 @@ async fn serve_client<S: Service>(stream: TcpStream, service: S) {
         Ok(Err(error)) => debug!(%error, "a client of a local server was cut off"),
         Err(_) => debug!("a client of a local server took too long and was cut off"),
     }
+}
+
+/// A header's lines as one; those that are no text are left out.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let lines: Vec<_> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+    lines.join(",")
 }

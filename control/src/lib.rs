@@ -26,6 +26,7 @@ pub mod publish;
 pub mod questions;
 pub mod readiness;
 pub mod redirect;
+mod residents;
 mod seqpacket;
 pub mod shards;
 pub mod source;

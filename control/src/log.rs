@@ -11,7 +11,7 @@ mod writer;
 
 use std::io::{self, Write};
 
-use halo_core::access::{self, AccessLevel};
+use halo_core::access::{self, AccessLevel, AccessLine};
 use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -21,9 +21,6 @@ use tracing_subscriber::{Registry, reload};
 use crate::config::LogFormat;
 use events::Events;
 use writer::LogQueue;
-
-/// The target of access logs.
-const ACCESS: &str = "access";
 
 /// Why log levels, or logging, cannot be had as asked.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +59,13 @@ impl Log {
         Ok(log)
     }
 
-    fn to(
+    pub(crate) fn to(
         out: impl Write + Send + 'static,
         filter: &str,
         format: LogFormat,
     ) -> Result<(Self, impl Subscriber + Send + Sync), LogError> {
         let initial = parse(if filter.trim().is_empty() { "info" } else { filter })?;
-        let queue = LogQueue::start(out)?;
+        let queue = LogQueue::start(out, format)?;
         let (filter, handle) = reload::Layer::new(initial.clone());
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(queue.clone())
@@ -83,6 +80,12 @@ impl Log {
     /// The levels.
     pub fn control(&self) -> LogControl {
         self.control.clone()
+    }
+
+    /// Takes lines of the access log, a batch at a time; answers `false` when there is no room. It never blocks.
+    pub fn access_lines(&self) -> impl Fn(Vec<AccessLine>) -> bool + Send + Sync + use<> {
+        let queue = self.queue.clone();
+        move |lines| queue.access(lines)
     }
 
     /// Lines of the control thread that were lost because nobody read fast enough, since the start.
@@ -142,7 +145,7 @@ impl LogControl {
 
     fn tell_shards(&self, levels: &Targets) {
         let loudest_first = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG];
-        let wanted = loudest_first.iter().filter(|level| levels.would_enable(ACCESS, level)).count();
+        let wanted = loudest_first.iter().filter(|level| levels.would_enable(access::TARGET, level)).count();
         debug_assert_eq!(loudest_first.len(), access::Event::ALL.len());
         self.access.set(u8::try_from(wanted).unwrap_or(u8::MAX));
     }

@@ -1,22 +1,30 @@
-//! Prometheus metrics on port 15020, in the text format 0.0.4, written by hand: the shards' totals summed, and what the
-//! control thread knows. No series has a label whose values grow.
+//! Metrics on port 15020: the shards' totals and series summed, and what the control thread knows. Names, labels and
+//! their order are those of the stock node proxy; what is Halo's own begins with `halo_`.
+
+mod connections;
+mod process;
+#[cfg(test)]
+pub(crate) mod tests;
+pub(crate) mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use halo_core::report::ShardReport;
+use halo_core::labels::escape;
+use halo_core::report::{ShardReport, View};
 use halo_core::zds::PodState;
 use hyper::StatusCode;
+use tokio::task::spawn_blocking;
 
 use crate::admin::Node;
 use crate::certs::CertificateTotals;
 use crate::certs::keeper::State;
-use crate::http::{Answer, Request, Service};
+use crate::http::{Answer, Encoding, Request, Service};
 use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use crate::shards::Shards;
 use crate::xds::XdsStatus;
+pub(crate) use text::{Format, Text};
 
 /// The metrics server.
 #[derive(Debug)]
@@ -31,61 +39,42 @@ impl<S> Clone for MetricsService<S> {
 impl<S: Shards> Service for MetricsService<S> {
     async fn answer(&self, request: Request) -> Answer {
         match request.path.as_str() {
-            "/metrics" | "/stats/prometheus" => Answer::metrics(self.text().await),
+            "/metrics" | "/stats/prometheus" => self.0.metrics(&request).await,
             _ => Answer::text(StatusCode::NOT_FOUND, "Not Found\n"),
         }
     }
 }
 
-/// A text under construction.
-#[derive(Default)]
-pub(crate) struct Text(pub(crate) String);
-
-impl Text {
-    pub(crate) fn counter(&mut self, name: &str, help: &str, total: u64) {
-        self.single(name, "counter", help, total);
+impl<S: Shards> Node<S> {
+    /// The metrics, in the form and coding that the request asks for.
+    pub(crate) async fn metrics(&self, request: &Request) -> Answer {
+        let (format, encoding) =
+            (Format::accepted(&request.accept), Encoding::accepted(&request.accept_encoding));
+        let reports = self.reports(View::Series).await;
+        let mut text = Text::new(format);
+        self.control_metrics(&mut text);
+        process::runtime(&mut text);
+        // Many series take a while to write down; the control thread has other things to do meanwhile.
+        let written = spawn_blocking(move || {
+            shards(&mut text, reports);
+            process::descriptors(&mut text);
+            encoding.encode(text.finish().into_bytes())
+        });
+        match written.await.map_err(Into::into).and_then(|written| written) {
+            Ok(body) => Answer::encoded(format.content_type(), encoding, body),
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
     }
 
-    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) {
-        self.single(name, "gauge", help, value);
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.head(name, kind, help);
-        self.sample(name, "", value);
-    }
-
-    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(format_args!("# HELP {name} {help}"));
-        self.line(format_args!("# TYPE {name} {kind}"));
-    }
-
-    pub(crate) fn sample(&mut self, name: &str, labels: &str, value: u64) {
-        self.line(format_args!("{name}{labels} {value}"));
-    }
-
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a text cannot fail.
-        let _ = writeln!(self.0, "{line}");
-    }
-}
-
-impl<S: Shards> MetricsService<S> {
-    async fn text(&self) -> String {
-        let reports = self.0.reports().await;
-        let mut text = Text::default();
-        self.control(&mut text);
-        shards(&mut text, &reports);
-        text.0
-    }
-
-    fn control(&self, text: &mut Text) {
-        let node = &self.0;
+    fn control_metrics(&self, text: &mut Text) {
+        let node = self;
         text.head("istio_build", "gauge", "Version of the mesh that this proxy belongs to.");
-        let tag = escape(&node.config.mesh_version);
+        let mut tag = String::new();
+        escape(&mut tag, &node.config.mesh_version);
         text.sample("istio_build", &format!("{{component=\"ztunnel\",tag=\"{tag}\"}}"), 1);
         let pods = node.pods.borrow().clone();
-        let count = |state| pods.values().filter(|pod| pod.state == state).count() as u64;
+        let named = || pods.values().filter(|pod| !pod.resident);
+        let count = |state| named().filter(|pod| pod.state == state).count() as u64;
         let pending = count(PodState::Pending) + count(PodState::Starting);
         text.gauge("workload_manager_active_proxy_count", "Pods that are served.", count(PodState::Running));
         text.gauge("workload_manager_pending_proxy_count", "Pods that are not served yet.", pending);
@@ -174,15 +163,16 @@ fn of_types(text: &mut Text, (name, help): (&str, &str), totals: [(&str, u64); 2
     }
 }
 
-fn shards(text: &mut Text, reports: &[ShardReport]) {
+fn shards(text: &mut Text, mut reports: Vec<ShardReport>) {
+    connections::write(text, &mut reports);
     text.gauge("halo_shards", "Shards that answered.", reports.len() as u64);
     let sum = |of: fn(&ShardReport) -> u64| reports.iter().map(of).sum();
     text.gauge("halo_shard_tunnels", "Open tunnels.", sum(|report| report.tunnels as u64));
-    text.gauge("halo_shard_connections", "Open connections.", sum(|report| report.connections.len() as u64));
+    text.gauge("halo_shard_connections", "Open connections.", sum(|report| report.connections_open as u64));
     let behind = reports.iter().map(|report| report.generation).min().unwrap_or(0);
     text.gauge("halo_shard_generation", "Oldest generation that a shard decides by.", behind);
     text.head("halo_shard_cpu_nanoseconds_total", "counter", "CPU time of each shard.");
-    for report in reports {
+    for report in &reports {
         let label = format!("{{shard=\"{}\"}}", report.shard);
         text.sample("halo_shard_cpu_nanoseconds_total", &label, report.cpu_ns);
     }
@@ -193,9 +183,4 @@ fn shards(text: &mut Text, reports: &[ShardReport]) {
     for (name, total) in totals {
         text.counter(&format!("halo_shard_{name}_total"), "Summed over the shards.", total);
     }
-}
-
-/// A label's value (Prometheus text format): backslash, quote and line feed are escaped.
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

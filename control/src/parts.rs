@@ -54,8 +54,8 @@ impl Parts {
         &mut self,
         name: &'static str,
         part: impl Future<Output = ()> + Send + 'static,
-    ) {
-        self.start(name, Life::UntilDone, part);
+    ) -> AbortHandle {
+        self.start(name, Life::UntilDone, part)
     }
 
     fn start(

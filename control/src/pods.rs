@@ -9,7 +9,7 @@ use halo_core::resolve;
 use halo_core::snapshot::Snapshot;
 use halo_core::zds::{PodState, WorkloadInfo};
 
-/// Every pod that the CNI agent enrolled, by uid.
+/// Every pod that the CNI agent enrolled, and the process's own, by uid.
 pub type Pods = BTreeMap<Arc<str>, PodView>;
 
 /// One pod.
@@ -19,6 +19,8 @@ pub struct PodView {
     pub info: WorkloadInfo,
     /// How far it is.
     pub state: PodState,
+    /// Whether it is a pod of this process, which no agent names.
+    pub resident: bool,
 }
 
 /// The identity of a pod: its workload's, or until the mesh knows the workload, one in the configured trust domain.

@@ -14,6 +14,10 @@ use crate::http::{Answer, Request, Service};
 pub enum Part {
     /// The mesh has been received once.
     StateManager,
+    /// The workload of a dedicated proxy is served.
+    Proxy,
+    /// Names can be answered: the mesh has been received.
+    DnsProxy,
     /// The CNI agent is connected, has named every pod, and all are served.
     WorkloadProxyManager,
 }
@@ -23,6 +27,8 @@ impl Part {
     pub fn name(self) -> &'static str {
         match self {
             Self::StateManager => "state manager",
+            Self::Proxy => "proxy",
+            Self::DnsProxy => "dns proxy",
             Self::WorkloadProxyManager => "workload proxy manager",
         }
     }

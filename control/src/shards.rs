@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use halo_core::net::Listeners;
-use halo_core::report::ShardReport;
+use halo_core::report::{ShardReport, View};
 use halo_core::snapshot::Snapshot;
 
 /// A pod that the node's CNI agent enrolled.
@@ -48,8 +48,8 @@ pub trait Shards: Clone + Send + Sync + 'static {
     fn add_pod(&self, pod: Pod) -> impl Future<Output = Result<(), PodError>> + Send;
     /// Closes the pod's listeners and cuts its connections; done when every shard has.
     fn remove_pod(&self, uid: Arc<str>) -> impl Future<Output = ()> + Send;
-    /// Asks every shard what it is doing.
-    fn inspect(&self) -> impl Future<Output = Vec<ShardReport>> + Send;
+    /// Asks every shard what it is doing, as far as `view` wants to know.
+    fn inspect(&self, view: View) -> impl Future<Output = Vec<ShardReport>> + Send;
     /// Stops accepting, lets streams finish until the deadline, then cuts what is left; done when all is closed.
     fn drain(&self) -> impl Future<Output = ()> + Send;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use halo_core::certificate::Certificate;
 use halo_core::id::Identity;
-use halo_core::report::ShardReport;
+use halo_core::report::{ShardReport, View};
 use halo_core::snapshot::Snapshot;
 use imbl::HashMap;
 use tokio::sync::watch;
@@ -43,6 +43,8 @@ pub(crate) struct FakeShards {
     publish_broken: Arc<AtomicBool>,
     /// Whether `inspect` never ends.
     pub(crate) mute: Arc<AtomicBool>,
+    /// Whether `drain` does not end.
+    pub(crate) hold_drain: Arc<AtomicBool>,
     /// What `inspect` gives.
     pub(crate) reports: Arc<Mutex<Vec<ShardReport>>>,
     /// Calls in order, for example `add a` and `remove a`.
@@ -59,6 +61,7 @@ impl Default for FakeShards {
             stuck: Arc::default(),
             publish_broken: Arc::default(),
             mute: Arc::default(),
+            hold_drain: Arc::default(),
             reports: Arc::default(),
             calls: Arc::default(),
         }
@@ -94,6 +97,11 @@ impl FakeShards {
         self.publish_broken.store(true, Ordering::SeqCst);
     }
 
+    /// A pod that is bound.
+    pub(crate) fn pod(&self, uid: &str) -> Option<Pod> {
+        self.pods.borrow().get(uid).cloned()
+    }
+
     pub(crate) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
@@ -126,7 +134,7 @@ impl Shards for FakeShards {
         self.pods.send_modify(|pods| drop(pods.remove(&uid)));
     }
 
-    async fn inspect(&self) -> Vec<ShardReport> {
+    async fn inspect(&self, _: View) -> Vec<ShardReport> {
         if self.mute.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
@@ -135,6 +143,9 @@ impl Shards for FakeShards {
 
     async fn drain(&self) {
         self.calls.lock().unwrap().push("drain".into());
+        while self.hold_drain.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         self.pods.send_modify(BTreeMap::clear);
     }
 }

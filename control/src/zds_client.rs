@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::pods::{PodTotals, Pods};
+use crate::pods::{PodTotals, PodView, Pods};
 use crate::readiness::{Part, Readiness};
 use crate::seqpacket::{Datagram, Seqpacket};
 use crate::shards::Shards;
@@ -215,11 +215,9 @@ impl<S: Shards> ZdsClient<S> {
 
     /// Shows the pods as they are now, and whether the node may be called ready.
     fn report(&self) {
-        let view: Pods = self
-            .session
-            .pods()
-            .map(|(uid, info, state)| (uid.clone(), crate::pods::PodView { info: info.clone(), state }))
-            .collect();
+        let shown = |info: &zds::WorkloadInfo, state| PodView { info: info.clone(), state, resident: false };
+        let pods = self.session.pods();
+        let mut view: Pods = pods.map(|(uid, info, state)| (uid.clone(), shown(info, state))).collect();
         let failed = |view: &Pods| view.values().filter(|pod| pod.state == zds::PodState::Pending).count();
         let why = match failed(&view) {
             0 => {
@@ -230,6 +228,8 @@ impl<S: Shards> ZdsClient<S> {
         };
         self.readiness.set(Part::WorkloadProxyManager, (!self.session.is_ready()).then_some(why));
         self.view.send_if_modified(|current| {
+            let residents = current.iter().filter(|(_, pod)| pod.resident);
+            view.extend(residents.map(|(uid, pod)| (uid.clone(), pod.clone())));
             let changed = *current != view;
             *current = view;
             changed

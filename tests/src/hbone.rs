@@ -53,7 +53,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-fn client_config(leaf: Option<&Leaf>) -> ClientConfig {
+/// A client that accepts every server, with this certificate or with none.
+pub fn client_config(leaf: Option<&Leaf>) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -112,13 +113,7 @@ impl ServerCertVerifier for Anyone {
 /// handshake ended.
 pub fn serve_once(listener: &std::net::TcpListener, leaf: &Leaf) -> io::Result<Vec<u8>> {
     let mut stream = socket::accept(listener)?;
-    let (chain, key) = certs::der(leaf);
-    let builder = ServerConfig::builder_with_provider(provider());
-    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
-    // It asks for no certificate: a client that does not look would be let in.
-    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let mut tls = rustls::ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
+    let mut tls = rustls::ServerConnection::new(server_config(leaf)).map_err(io::Error::other)?;
     tls.complete_io(&mut stream)?;
     let mut stream = rustls::StreamOwned::new(tls, stream);
     let mut heard = vec![0; 1024];
@@ -126,4 +121,14 @@ pub fn serve_once(listener: &std::net::TcpListener, leaf: &Leaf) -> io::Result<V
     let len = stream.read(&mut heard)?;
     heard.truncate(len);
     Ok(heard)
+}
+
+/// A server that asks for no certificate: a client that does not look would be let in.
+pub fn server_config(leaf: &Leaf) -> Arc<ServerConfig> {
+    let (chain, key) = certs::der(leaf);
+    let builder = ServerConfig::builder_with_provider(provider());
+    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
 }

@@ -68,7 +68,7 @@ pub fn await_total(proxy: &NodeProxy, name: &str, labels: &[(&str, &str)], expec
 pub fn access(proxy: &NodeProxy, message: &str, fields: &[(&str, &str)]) -> Value {
     let is_told = |line: &Value, (key, text): &(&str, &str)| match &line[*key] {
         Value::String(told) => told == text,
-        told => told.to_string() == *text,
+        told => text.parse::<f64>().is_ok_and(|number| told.as_f64() == Some(number)),
     };
     let found = wait_for(&format!("an access line {message:?} with {fields:?}"), SOON, || {
         let log = std::fs::read_to_string(proxy.process.log()).unwrap_or_default();

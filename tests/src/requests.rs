@@ -46,7 +46,12 @@ pub fn one(netns: &Netns, target: SocketAddr) -> io::Result<String> {
 
 /// One request on a connection of its own: the answer, which says 200.
 pub fn answer(netns: &Netns, target: SocketAddr) -> io::Result<Message> {
-    let ask = || Connection::open(target, PATIENCE)?.request("GET", "/", &[]);
+    answer_of(netns, target, "/")
+}
+
+/// As [`answer`], for a path.
+pub fn answer_of(netns: &Netns, target: SocketAddr, path: &str) -> io::Result<Message> {
+    let ask = || Connection::open(target, PATIENCE)?.request("GET", path, &[]);
     let answer = netns.within(ask).map_err(io::Error::other)??;
     match answer.status() {
         Some(200) => Ok(answer),

@@ -22,6 +22,12 @@ use crate::binaries;
 pub const SOON: Duration = Duration::from_secs(20);
 const LOG_LINES: usize = 60;
 
+/// Node proxies with these variables.
+pub fn with_variables(variables: &[(&str, &str)]) -> NodeOptions {
+    let environment = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    NodeOptions { environment, ..NodeOptions::default() }
+}
+
 /// One lab. Everything in it ends with it.
 #[derive(Debug)]
 pub struct Rig {
@@ -61,6 +67,16 @@ impl Rig {
         let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop"])];
         let mut rig = Self::build(&plan, options);
         rig.start_with(&["web", "shop"]);
+        rig
+    }
+
+    /// A controller, `web` on one node and these pods on the other. Those that are `enrolled` are served; those that are
+    /// `played` take tunnels by the test's own hand.
+    pub fn played(pods: &[&str], options: NodeOptions, enrolled: &[&str], played: &[&str]) -> Self {
+        let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", pods)];
+        let mut rig = Self::build(&plan, options);
+        rig.mesh.enrolled.extend(played.iter().map(|&pod| pod.to_owned()));
+        rig.start_with(enrolled);
         rig
     }
 
@@ -175,9 +191,9 @@ impl Rig {
         (self.pod(pod).address, port).into()
     }
 
-    /// The directory with the root that the proxies share.
+    /// The directory with the root that the proxies trust: the controller's, or the one that they share.
     pub fn ca(&self) -> PathBuf {
-        self.lab.dir().join("ca")
+        self.controller.as_ref().map_or_else(|| self.lab.dir().join("ca"), Controller::ca)
     }
 
     /// A node proxy's own account of itself.

@@ -18,6 +18,16 @@ pub fn listen(netns: &Netns, port: u16) -> TcpListener {
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
     };
     let listener = netns.within(bind).unwrap();
+    patient_listener(netns, port, listener)
+}
+
+/// As [`listen`], on the loopback address alone.
+pub fn listen_at_home(netns: &Netns, port: u16) -> TcpListener {
+    let listener = netns.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port))).unwrap();
+    patient_listener(netns, port, listener)
+}
+
+fn patient_listener(netns: &Netns, port: u16, listener: io::Result<TcpListener>) -> TcpListener {
     let listener = listener.unwrap_or_else(|error| panic!("listen on {port} in {}: {error}", netns.name()));
     // Linux applies the receive timeout of a listening socket to accept.
     SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();

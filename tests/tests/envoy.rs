@@ -110,6 +110,22 @@ fn envoy_and_envoy_understand_each_other_so_the_peer_is_right() {
 }
 
 #[test]
+fn envoy_as_a_waypoint_reaches_a_captured_server_and_adds_its_header() {
+    let plan = [NodePlan::new("node-a", &["one"]), NodePlan::new("node-b", &["way", "shop"])];
+    let rig = Rig::with_enrolled(&plan, NodeOptions::default(), &["shop"]);
+    let _server = Server::http(&rig.lab, rig.pod("shop"), HTTP).unwrap();
+    let target = rig.address("shop", HTTP);
+    envoy::waypoint(&rig, "way", &[(target.to_string(), &["shop"], HTTP)]);
+    let tunnel = Tunnel { authority: target.to_string(), ..Tunnel::to(rig.pod("way"), HTTP) };
+    let leaf = Root::of(&rig.ca()).unwrap().issue(&spiffe_id("one")).unwrap();
+    let outlets = vec![Outlet { port: OUTLETS[0].0, tunnel }];
+    envoy::start(&rig.lab, &Plan { pod: rig.pod("one"), leaf, doors: Vec::new(), outlets });
+    let answer = requests::await_answer(rig.netns("one"), rig.address("one", OUTLETS[0].0));
+    assert_eq!(answer.header(envoy::VIA), Some("way"));
+    assert!(answer.text().starts_with(&format!("shop answers {}:", rig.pod("way").address)));
+}
+
+#[test]
 fn captured_client_reaches_an_envoy_server() {
     halo_to_envoy(&[("HALO_RECORDS", "sealed")], FULL);
 }

@@ -37,7 +37,7 @@ fn ends_well(process: &Process, limit: Duration) {
 }
 
 #[test]
-fn removed_pod_loses_its_connections_and_its_neighbour_does_not() {
+fn server_shutdown_cuts_the_connections_of_the_pod_and_not_those_of_its_neighbour() {
     let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &["shop", "bank"])];
     let rig = Rig::with_enrolled(&plan, NodeOptions::default(), &["web", "shop", "bank"]);
     let [shop, bank] = ["shop", "bank"].map(|pod| socket::listen(rig.netns(pod), RAW));
@@ -53,7 +53,7 @@ fn removed_pod_loses_its_connections_and_its_neighbour_does_not() {
 }
 
 #[test]
-fn terminated_proxy_finishes_what_is_in_flight_refuses_the_new_and_exits_with_zero() {
+fn ztunnel_shutdown_finishes_what_is_in_flight_refuses_the_new_and_exits_with_zero() {
     let rig = Rig::web_and_shop(with_variable("CONNECTION_TERMINATION_DEADLINE", "15s"));
     let listener = socket::listen(rig.netns("shop"), RAW);
     let mut pair = Pair::open(&rig, "web", "shop", &listener);
@@ -87,7 +87,7 @@ fn terminated_proxy_finishes_what_is_in_flight_refuses_the_new_and_exits_with_ze
 }
 
 #[test]
-fn terminated_proxy_cuts_what_outlives_the_drain_deadline() {
+fn ztunnel_shutdown_cuts_what_outlives_the_drain_deadline() {
     let rig = Rig::web_and_shop(with_variable("CONNECTION_TERMINATION_DEADLINE", "1s"));
     let listener = socket::listen(rig.netns("shop"), RAW);
     let pair = Pair::open(&rig, "web", "shop", &listener);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Crates that `halo-core` may use: pure ones, without I/O.
-const CORE_ALLOWED: &[&str] = &["imbl", "ipnet", "prost", "thiserror", "zeroize"];
+const CORE_ALLOWED: &[&str] = &["hickory-proto", "imbl", "ipnet", "prost", "thiserror", "zeroize"];
 /// Crates that `halo-shard` may use.
 const SHARD_ALLOWED: &[&str] = &[
     "aws-lc-rs",

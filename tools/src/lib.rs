@@ -4,5 +4,6 @@
 pub mod command_line;
 pub mod controller;
 pub mod demo;
+mod heap;
 pub mod lab;
 pub mod node;

@@ -3,29 +3,28 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
+use std::time::Duration;
 
-use halo_control::config::raw::{MESH_CONFIG, TOKEN};
+use crate::heap;
+use halo_control::config::raw::{MESH_CONFIG, RESOLV_CONF, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
     Config, ConfigError, Files, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
 };
 use halo_control::log::Log;
-use halo_control::node::NodeError;
+use halo_control::node::{NodeError, Wiring};
 use halo_control::questions::{self, Asked};
 use halo_control::shards::{Pod, PodError, Shards};
 use halo_control::version::Version;
-use halo_core::outcome::Level;
-use halo_core::report::{Direction, ShardReport};
+use halo_core::report::{ShardReport, View};
 use halo_core::snapshot::Snapshot;
 use halo_shard::tls::RecordsKind;
-use halo_shard::{Ask, Mailbox, Message, PodSpec, Refusal, RingKind, ShardConfig, StartError};
+use halo_shard::{
+    AccessOutput, Ask, DnsConfig, Mailbox, Message, PodSpec, RingKind, ShardConfig, StartError,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-
-/// Lines about refused connections that may wait to be logged.
-const REFUSALS_MAX: usize = 1024;
 
 /// Flags of `halo node`; each wins over its variable.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -108,13 +107,13 @@ pub fn main(options: Options) -> ExitCode {
         return say(&config.print(format));
     }
     // Kept to the end: the last lines say why the process ends.
-    let _log = match Log::start(&config.log_filter, config.log_format) {
+    let log = match Log::start(&config.log_filter, config.log_format) {
         Ok(log) => log,
         Err(error) => return fail(&error),
     };
     tracing::info!("version: {}", Version { mesh: &config.mesh_version });
     tracing::info!("running with config: {}", config.print(PrintFormat::Yaml));
-    match run(config) {
+    match run(config, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the node proxy ends");
@@ -125,12 +124,17 @@ pub fn main(options: Options) -> ExitCode {
 
 /// The files that count beside variables and flags.
 fn files() -> Result<Files, Error> {
-    let mesh_config = match std::fs::read_to_string(MESH_CONFIG) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::File { path: MESH_CONFIG, error }),
-    };
-    Ok(Files { mesh_config, token: Path::new(TOKEN).exists() })
+    let token = Path::new(TOKEN).exists();
+    Ok(Files { mesh_config: text(MESH_CONFIG)?, token, resolv_conf: text(RESOLV_CONF)? })
+}
+
+/// The text of a file, if it is there.
+fn text(path: &'static str) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::File { path, error }),
+    }
 }
 
 impl From<Options> for Overrides {
@@ -194,15 +198,16 @@ enum Error {
 ///
 /// # Errors
 /// [`Error`], with the remedy where there is one.
-fn run(config: Config) -> Result<(), Error> {
+fn run(config: Config, log: &Log) -> Result<(), Error> {
     // A proxy needs three sockets for each connection. With the old limit it still works, and says so when it is reached.
     let _ = raise_descriptor_limit();
     let cores = cores(&config, &usable_cores())?;
     let (asked, questions) = questions::queues();
-    let shards = Handles::start(&config, &cores, asked)?;
+    let shards = Handles::start(&config, &cores, (asked, log))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = runtime.block_on(async { Stop::listen() })?;
-    runtime.block_on(halo_control::node::run(config, shards, questions, stop.requested()))?;
+    let wiring = Wiring { questions, log: Some(log.control()), heap: heap::profiler() };
+    runtime.block_on(halo_control::node::run(config, shards, wiring, stop.requested()))?;
     Ok(())
 }
 
@@ -260,14 +265,18 @@ impl Stop {
 struct Handles(Arc<[Mailbox]>);
 
 impl Handles {
-    /// Starts the shards, each pinned to the next of these cores. They ask through `asked`.
-    fn start(config: &Config, cores: &[usize], asked: Asked) -> Result<Self, Error> {
+    /// Starts the shards, each pinned to the next of these cores. They ask through `asked`, and tell
+    /// of connections in `log`.
+    fn start(config: &Config, cores: &[usize], (asked, log): (Asked, &Log)) -> Result<Self, Error> {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
         let count = config.shards_on(cores.len());
-        let (refusals, told) = mpsc::sync_channel(REFUSALS_MAX);
-        thread::Builder::new()
-            .name("refusals".into())
-            .spawn(move || told.into_iter().for_each(log_refusal))?;
+        if count > 1 && !config.options.port_reuse {
+            let reason =
+                format!("{count} shards listen on the same ports; set ZTUNNEL_WORKER_THREADS to 1 too");
+            let (variable, value) = ("INPOD_PORT_REUSE".into(), "false".into());
+            return Err(ConfigError { variable, value, reason }.into());
+        }
+        let access = AccessOutput { level: log.control().access(), sink: Arc::new(log.access_lines()) };
         let mut mailboxes = Vec::with_capacity(count);
         for index in 0..count {
             let (mailbox, _) = halo_shard::start(ShardConfig {
@@ -276,9 +285,16 @@ impl Handles {
                 limits: config.limits.clone(),
                 records: records(config.records),
                 ipv6: config.ipv6,
+                options: config.options,
                 ring: ring(config.ring),
-                refusals: refusals.clone(),
+                access: access.clone(),
+                series_expiry_ms: millis(config.metrics_expiry),
                 ask: ask.clone(),
+                dns: DnsConfig {
+                    capture: config.dns.capture,
+                    listen: config.dns.listen.clone(),
+                    servers: config.dns.servers.as_slice().into(),
+                },
             })?;
             mailboxes.push(mailbox);
         }
@@ -340,8 +356,8 @@ impl Shards for Handles {
         self.ask(|reply| Message::RemovePod(uid.clone(), reply)).await;
     }
 
-    async fn inspect(&self) -> Vec<ShardReport> {
-        self.ask(Message::Inspect).await
+    async fn inspect(&self, view: View) -> Vec<ShardReport> {
+        self.ask(|reply| Message::Inspect(view, reply)).await
     }
 
     async fn drain(&self) {
@@ -349,38 +365,8 @@ impl Shards for Handles {
     }
 }
 
-/// One line for people: who was refused, and why.
-fn log_refusal(refusal: Refusal) {
-    let Refusal { namespace, pod, direction, source, destination, identity, reason, more } = refusal;
-    let outcome = reason.outcome();
-    let direction = match direction {
-        Direction::Inbound => "inbound",
-        Direction::Outbound => "outbound",
-    };
-    let destination = destination.map(|address| address.to_string());
-    let identity = identity.map(|identity| identity.to_string());
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                target: "access",
-                pod = %format_args!("{namespace}/{pod}"),
-                direction,
-                src.addr = %source,
-                src.identity = identity,
-                dst.addr = destination,
-                flag = outcome.flag.as_str(),
-                reason = outcome.label,
-                more,
-                error = outcome.text,
-                "connection failed"
-            )
-        };
-    }
-    match outcome.level {
-        Level::Info => line!(info),
-        Level::Warn => line!(warn),
-        Level::Error => line!(error),
-    }
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn records(mode: RecordsMode) -> RecordsKind {

@@ -21,6 +21,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::ca::pem;
 use crate::certs::CertificateView;
 use crate::certs::keeper::State;
+use crate::config::LocalSource;
 use crate::pods::{PodView, Pods};
 use crate::readiness::Part;
 use crate::source::SourceStatus;
@@ -36,6 +37,8 @@ pub(crate) struct Parts {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) pods: Pods,
     pub(crate) certificates: CertificateView,
+    /// The local source, if there is one.
+    pub(crate) local: Option<LocalSource>,
     /// Of the local source, if there is one.
     pub(crate) source: Option<SourceStatus>,
     /// Of the control plane, if there is one, with its address.
@@ -58,12 +61,31 @@ fn value(parts: &Parts) -> Value {
         "policies": mesh::policies(snapshot),
         "services": mesh::services(snapshot),
         "stagedServices": mesh::staged_services(snapshot),
-        "staticConfig": { "workloads": [], "services": [], "policies": [] },
+        "staticConfig": static_config(parts.local.as_ref()),
         "version": Version { mesh: &parts.mesh_version }.to_json(),
         "workloads": mesh::workloads(snapshot),
         "workloadState": workload_state(parts),
         "halo": halo(parts),
     })
+}
+
+/// The local source as it is written at this moment. A text that cannot be read is told of under `halo`, by whoever
+/// follows it.
+fn static_config(local: Option<&LocalSource>) -> Value {
+    let text = match local {
+        Some(LocalSource::File(path)) => std::fs::read_to_string(path).unwrap_or_default(),
+        Some(LocalSource::Inline(text)) => text.clone(),
+        None => String::new(),
+    };
+    let written = serde_saphyr::from_str::<Option<Map<String, Value>>>(&text).ok().flatten();
+    let mut written = written.unwrap_or_default();
+    for list in ["workloads", "services", "policies"] {
+        let held = written.entry(list).or_insert_with(|| json!([]));
+        if held.is_null() {
+            *held = json!([]);
+        }
+    }
+    Value::Object(written)
 }
 
 fn certificate((identity, state): &(Identity, State)) -> Value {
@@ -87,14 +109,15 @@ fn certificate((identity, state): &(Identity, State)) -> Value {
 
 fn x509(der: &[u8]) -> Value {
     let parsed = X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate);
-    let serial = parsed.as_ref().map(|certificate| certificate.serial.to_string());
+    let serial = parsed.as_ref().map(|certificate| certificate.serial.to_string()).unwrap_or_default();
     let date = |seconds: i64| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok();
     let validity = parsed.as_ref().map(|certificate| certificate.validity());
+    let date = |time: Option<i64>| time.and_then(date).unwrap_or_default();
     json!({
         "pem": STANDARD.encode(pem(der)),
         "serialNumber": serial,
-        "validFrom": validity.and_then(|validity| date(validity.not_before.timestamp())),
-        "expirationTime": validity.and_then(|validity| date(validity.not_after.timestamp())),
+        "validFrom": date(validity.map(|validity| validity.not_before.timestamp())),
+        "expirationTime": date(validity.map(|validity| validity.not_after.timestamp())),
     })
 }
 
@@ -126,26 +149,27 @@ fn of_pod(connections: &[&ConnectionReport], uid: &Arc<str>, direction: Directio
     let mut own: Vec<_> =
         connections.iter().filter(|report| report.pod == *uid && report.direction == direction).collect();
     own.sort_by_key(|report| (report.source, report.destination));
-    own.into_iter().map(|report| connection(report)).collect()
+    own.into_iter().map(|report| Value::Object(connection(report))).collect()
 }
 
-fn connection(report: &ConnectionReport) -> Value {
-    let identity = |identity: &Option<Identity>| identity.as_ref().map(Identity::to_string);
-    json!({
-        "src": report.source,
-        "originalDst": report.original_destination,
-        "actualDst": report.destination,
-        "protocol": match report.transport {
-            Transport::Tcp => "TCP",
-            Transport::Hbone => "HBONE",
-            Transport::DoubleHbone => "DOUBLEHBONE",
-        },
-        "srcIdentity": identity(&report.source_identity),
-        "dstIdentity": identity(&report.destination_identity),
-        "dstService": report.service.as_deref(),
-        "bytesReceived": report.bytes_received,
-        "bytesSent": report.bytes_sent,
-    })
+/// What operators' tools read of a connection. Of an inbound one, the original destination is the host that was asked
+/// for, if one was.
+fn connection(report: &ConnectionReport) -> Map<String, Value> {
+    let original = match report.direction {
+        Direction::Inbound => report.service.as_deref(),
+        Direction::Outbound => Some(report.original_destination.as_str()),
+    };
+    let mut out = Map::new();
+    out.insert("src".into(), json!(report.source));
+    out.insert("originalDst".into(), json!(original));
+    out.insert("actualDst".into(), json!(report.destination));
+    let protocol = match report.transport {
+        Transport::Tcp => "TCP",
+        Transport::Hbone => "HBONE",
+        Transport::DoubleHbone => "DOUBLEHBONE",
+    };
+    out.insert("protocol".into(), json!(protocol));
+    out
 }
 
 /// Halo's own view.
@@ -183,14 +207,22 @@ fn xds((address, status): &(Arc<str>, XdsStatus)) -> Value {
 fn shard(report: &ShardReport) -> Value {
     let counters: Map<_, _> =
         report.counters.iter().map(|(name, total)| ((*name).into(), json!(total))).collect();
+    let identity = |identity: &Option<Identity>| json!(identity.as_ref().map(Identity::to_string));
     let connections = report.connections.iter().map(|one| {
-        let mut value = connection(one);
-        value["pod"] = json!(*one.pod);
-        value["direction"] = match one.direction {
-            Direction::Inbound => json!("inbound"),
-            Direction::Outbound => json!("outbound"),
+        let mut out = connection(one);
+        let direction = match one.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
         };
-        value
+        out.insert("pod".into(), json!(*one.pod));
+        out.insert("direction".into(), json!(direction));
+        out.insert("asked".into(), json!(one.original_destination));
+        out.insert("service".into(), json!(one.service.as_deref()));
+        out.insert("srcIdentity".into(), identity(&one.source_identity));
+        out.insert("dstIdentity".into(), identity(&one.destination_identity));
+        out.insert("bytesReceived".into(), json!(one.bytes_received));
+        out.insert("bytesSent".into(), json!(one.bytes_sent));
+        Value::Object(out)
     });
     json!({
         "shard": report.shard,

@@ -42,6 +42,7 @@ pub struct RemoteCa {
     line: Arc<Mutex<Line>>,
     address: Arc<str>,
     answer_max: Duration,
+    impersonates: bool,
 }
 
 #[derive(Debug)]
@@ -59,7 +60,17 @@ impl RemoteCa {
 
     fn new(upstream: Upstream, answer_max: Duration) -> Self {
         let address = upstream.address().into();
-        Self { line: Arc::new(Mutex::new(Line { upstream, failed: None })), address, answer_max }
+        Self {
+            line: Arc::new(Mutex::new(Line { upstream, failed: None })),
+            address,
+            answer_max,
+            impersonates: true,
+        }
+    }
+
+    /// Asks as who the token is, rather than on a pod's behalf: so does a proxy that serves a single workload.
+    pub fn for_itself(self) -> Self {
+        Self { impersonates: false, ..self }
     }
 
     /// A channel with the number of its connection, and the request with what lets the node in.
@@ -134,7 +145,11 @@ impl CertificateAuthority for RemoteCa {
     ) -> Result<Certificate, CaError> {
         let key = Zeroizing::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
         let csr = signing_request(&identity, &key)?;
-        let answer = self.call(request(&identity, csr, ttl)).await?;
+        let mut message = request(&identity, csr, ttl);
+        if !self.impersonates {
+            message.metadata = None;
+        }
+        let answer = self.call(message).await?;
         certificate(identity, &key, &answer.cert_chain, now).map_err(CaError::Answer)
     }
 }

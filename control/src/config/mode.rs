@@ -36,6 +36,7 @@ pub(super) fn workload(text: &str) -> Result<WorkloadInfo, Reason> {
                 name: name.into(),
                 namespace: namespace.into(),
                 service_account: service_account.into(),
+                ..WorkloadInfo::default()
             })
         }
         _ => Err("expected namespace/name/serviceaccount".to_owned()),
@@ -75,3 +76,6 @@ pub(super) fn fake_ca(text: &str) -> Result<(), Reason> {
             .into()),
     }
 }
+
+/// A variable that is taken and means nothing here.
+pub(super) fn ignored(_text: &str) {}

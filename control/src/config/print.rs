@@ -1,9 +1,9 @@
 //! The configuration as text, in the names that operators know.
 
-use serde_json::{Value, json};
-
-use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
+use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, SOCKS5_PORT};
+use halo_core::options::{Options, OriginalSource};
 use halo_core::zds::WorkloadInfo;
+use serde_json::{Value, json};
 
 use super::{
     CaSource, Config, LocalSource, LogFormat, NodeFacts, ProxyMode, RecordsMode, RingMode, ShardCount,
@@ -65,6 +65,10 @@ pub(super) fn to_json(config: &Config) -> Value {
             RingMode::Epoll => "epoll",
         },
         "ipv6Enabled": config.ipv6,
+        "clusterDomain": config.cluster_domain,
+        "dnsProxy": config.dns.capture,
+        "dnsProxyAddr": config.dns.listen,
+        "dnsServers": config.dns.servers,
         "adminAddr": config.admin,
         "readinessAddr": config.readiness,
         "statsAddr": config.metrics,
@@ -74,6 +78,9 @@ pub(super) fn to_json(config: &Config) -> Value {
             LogFormat::Json => "json",
         },
         "limits": limits(config),
+        "trustDomainAliases": config.trust_domain_aliases,
+        "localhostAppTunnel": config.application_tunnels_local,
+        "options": options(&config.options),
     });
     if let (Some(all), Value::Object(stock)) = (all.as_object_mut(), stock(config)) {
         all.extend(stock);
@@ -94,6 +101,8 @@ fn stock(config: &Config) -> Value {
         ProxyMode::Dedicated(workload) => Some(workload),
         ProxyMode::Shared => None,
     };
+    let mut illegal = vec![OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, HBONE_PORT];
+    illegal.extend(config.options.socks5.then_some(SOCKS5_PORT));
     let own = config.own_workload();
     let own_identity = own.as_ref().map(|own| {
         format!("spiffe://{}/ns/{}/sa/{}", config.trust_domain, own.namespace, own.service_account)
@@ -121,7 +130,7 @@ fn stock(config: &Config) -> Value {
         "outboundAddr": on(OUTBOUND_PORT),
         "inboundPlaintextAddr": on(INBOUND_PLAINTEXT_PORT),
         "inboundAddr": on(HBONE_PORT),
-        "illegalPorts": [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, HBONE_PORT],
+        "illegalPorts": illegal,
     })
 }
 
@@ -179,6 +188,27 @@ fn shards(count: ShardCount) -> String {
         ShardCount::Count(count) => count.to_string(),
         ShardCount::Percent(percent) => format!("{percent}%"),
     }
+}
+
+fn options(options: &Options) -> Value {
+    json!({
+        "compliancePolicy": options.tls.pqc_only.then_some("pqc"),
+        "tls12Enabled": options.tls.tls12,
+        "keepalive": options.keepalive.map(|keepalive| json!({
+            "time": seconds(keepalive.time_s.into()),
+            "interval": seconds(keepalive.interval_s.into()),
+            "retries": keepalive.retries,
+        })),
+        "userTimeout": options.user_timeout_s.map(|timeout| seconds(timeout.into())),
+        "origSrc": match options.original_source {
+            OriginalSource::Auto => json!("auto"),
+            OriginalSource::Always => json!(true),
+            OriginalSource::Never => json!(false),
+        },
+        "inpodPortReuse": options.port_reuse,
+        "responseBaggage": options.response_baggage,
+        "socks5": options.socks5,
+    })
 }
 
 fn limits(config: &Config) -> Value {

@@ -19,22 +19,26 @@ pub(super) struct ProxyConfig {
     pub(super) proxy_metadata: BTreeMap<String, String>,
 }
 
+/// What is set of the mesh's configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct MeshConfig {
-    default_config: Option<ProxyConfig>,
+pub(super) struct MeshConfig {
+    pub(super) default_config: Option<ProxyConfig>,
+    #[serde(default)]
+    pub(super) trust_domain_aliases: Vec<String>,
+}
+
+impl MeshConfig {
+    /// Reads YAML.
+    pub(super) fn parse(text: &str) -> Result<Self, Reason> {
+        serde_saphyr::from_str::<Option<Self>>(text).map(Option::unwrap_or_default).map_err(not_yaml)
+    }
 }
 
 impl ProxyConfig {
     /// Reads YAML.
     pub(super) fn parse(text: &str) -> Result<Self, Reason> {
         serde_saphyr::from_str::<Option<Self>>(text).map(Option::unwrap_or_default).map_err(not_yaml)
-    }
-
-    /// The `defaultConfig` of a mesh's configuration, YAML.
-    pub(super) fn of_mesh(text: &str) -> Result<Self, Reason> {
-        let mesh = serde_saphyr::from_str::<Option<MeshConfig>>(text).map_err(not_yaml)?;
-        Ok(mesh.and_then(|mesh| mesh.default_config).unwrap_or_default())
     }
 
     /// Lets another win where it says something; of metadata, each key by itself.

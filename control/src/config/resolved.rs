@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use halo_core::limits::Limits;
+use halo_core::options::{Keepalive, Options, OriginalSource};
 use halo_core::zds::WorkloadInfo;
 
 use super::cpu::{quantity, whole};
+use super::dns::{self, DnsDraft, DnsSettings};
 use super::mode::{self, Kind};
-use super::proxy_config::ProxyConfig;
+use super::proxy_config::{MeshConfig, ProxyConfig};
 use super::raw::{
     ConfigError, Files, MESH_CONFIG, Reason, Variables, boolean, duration, duration_some, mark, milliseconds,
     number, parse, shard_count, word,
@@ -48,6 +50,9 @@ pub(super) struct Draft {
     pub(super) client_certificate: Option<PathBuf>,
     pub(super) client_key: Option<PathBuf>,
     pub(super) kubernetes: bool,
+    keepalive: Keepalive,
+    probes: bool,
+    user_timeout: bool,
     proxy: ProxyConfig,
     mode: Kind,
     workload: Option<WorkloadInfo>,
@@ -62,12 +67,17 @@ pub(super) struct Draft {
     metrics: Option<SocketAddr>,
     stats_port: u16,
     pub(super) discovery: Option<String>,
+    dns: DnsDraft,
 }
 
 /// Largest flow-control window (RFC 9113, section 6.9.1).
 const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// Bounds of SETTINGS_MAX_FRAME_SIZE (RFC 9113, section 6.5.2).
 const FRAME_SIZE: (u32, u32) = (1 << 14, (1 << 24) - 1);
+
+/// Most seconds that the kernel takes between two probes of a connection, and most probes (tcp(7)).
+const PROBE_S_MAX: u64 = 32_767;
+const PROBES_MAX: u32 = 127;
 
 /// Shortest life of a certificate.
 const LIFE_MIN: Duration = Duration::from_secs(2);
@@ -95,7 +105,7 @@ variables! {
     "PROXY_WORKLOAD_INFO", "none", "the workload of PROXY_MODE=dedicated: namespace/name/serviceaccount",
         |draft, text| draft.workload = Some(mode::workload(text)?);
     "ENABLE_PROXY", "true", "taken for the stock node proxy's sake; only true", |_draft, text| mode::proxy(text)?;
-    "INPOD_ENABLED", "none", "taken for the stock manifest's sake, and without meaning", |_draft, _text| ();
+    "INPOD_ENABLED", "none", "taken for the stock manifest's sake, and without meaning", |_draft, text| mode::ignored(text);
     "NETWORK", "empty", "network of this node's pods", |draft, text| draft.config.network = text.into();
     "CLUSTER_ID", "Kubernetes", "name of this cluster", |draft, text| draft.config.cluster = text.into();
     "ISTIO_META_CLUSTER_ID", "CLUSTER_ID", "name of this cluster; wins over CLUSTER_ID",
@@ -176,6 +186,20 @@ variables! {
         |draft, text| draft.config.limits.streams_per_tunnel_max = number(text, 1, WINDOW_MAX)?;
     "POOL_UNUSED_RELEASE_TIMEOUT", "5m", "a tunnel without streams is closed after this",
         |draft, text| draft.config.limits.tunnel_idle_ms_max = milliseconds(duration(text)?);
+    "HALO_CONNECT_TIMEOUT", "10s", "how long a TCP connection may take to open",
+        |draft, text| draft.config.limits.connect_ms_max = milliseconds(duration_some(text)?);
+    "HALO_HANDSHAKE_TIMEOUT", "10s", "how long a TLS handshake may take, in both roles",
+        |draft, text| draft.config.limits.handshake_ms_max = milliseconds(duration_some(text)?);
+    "HALO_ANSWER_TIMEOUT", "20s", "how long a peer may take to answer CONNECT; at least HALO_CONNECT_TIMEOUT",
+        |draft, text| draft.config.limits.connect_answer_ms_max = milliseconds(duration_some(text)?);
+    "HALO_HALF_CLOSE_TIMEOUT", "5m", "how long one direction may stay silent after the other has ended",
+        |draft, text| draft.config.limits.half_close_ms_max = milliseconds(duration_some(text)?);
+    "HALO_LOOKUP_TIMEOUT", "5s", "how long a connection waits for what the control plane has not delivered yet",
+        |draft, text| draft.config.limits.lookup_ms_max = milliseconds(duration_some(text)?);
+    "HALO_PING_INTERVAL", "10s", "between two probes of a tunnel",
+        |draft, text| draft.config.limits.ping_interval_ms = milliseconds(duration_some(text)?);
+    "HALO_PING_TIMEOUT", "20s", "a tunnel that leaves a probe unanswered for this long is dead",
+        |draft, text| draft.config.limits.ping_timeout_ms = milliseconds(duration_some(text)?);
     "HTTP2_STREAM_WINDOW_SIZE", "4194304", "largest receive window of a stream, bytes",
         |draft, text| draft.config.limits.stream_window_max = number(text, 65_535, WINDOW_MAX)?;
     "HTTP2_CONNECTION_WINDOW_SIZE", "16777216", "receive window of a tunnel, bytes",
@@ -186,16 +210,70 @@ variables! {
         |draft, text| draft.drain = Some(duration(text)?);
     "TERMINATION_GRACE_PERIOD_SECONDS", "none: 5 s to drain", "the pod's grace period; drain ends a little earlier",
         |draft, text| draft.grace = Some(duration(text)?);
+    "TRUST_DOMAIN_ALIASES", "trustDomainAliases of ./etc/istio/config/mesh, if it is there",
+        "other names of the workloads' trust domain, separated by commas",
+        |draft, text| draft.config.trust_domain_aliases = names(text)?;
+    "COMPLIANCE_POLICY", "none", "pqc: keys of tunnels are exchanged by X25519MLKEM768 alone",
+        |draft, text| draft.config.options.tls.pqc_only = word(text, &[("pqc", true)])?;
+    "TLS12_ENABLED", "false", "let peers use TLS 1.2 that do not speak TLS 1.3",
+        |draft, text| draft.config.options.tls.tls12 = boolean(text)?;
+    "KEEPALIVE_ENABLED", "true", "probe silent TCP connections", |draft, text| draft.probes = boolean(text)?;
+    "KEEPALIVE_TIME", "180s", "silence before the first probe", |draft, text| draft.keepalive.time_s = probe(text)?;
+    "KEEPALIVE_INTERVAL", "180s", "between two probes", |draft, text| draft.keepalive.interval_s = probe(text)?;
+    "KEEPALIVE_RETRIES", "9", "probes without an answer that end a connection",
+        |draft, text| draft.keepalive.retries = number(text, 1, PROBES_MAX)?;
+    "USER_TIMEOUT_ENABLED", "false", "end a connection whose bytes are not acknowledged for as long as probes would take",
+        |draft, text| draft.user_timeout = boolean(text)?;
+    "ENABLE_ORIG_SRC", "true where the kernel lets it", "applications see their clients' own addresses",
+        |draft, text| draft.config.options.original_source = match boolean(text)? {
+            true => OriginalSource::Always,
+            false => OriginalSource::Never,
+        };
+    "INPOD_PORT_REUSE", "true", "several processes, and several shards, may listen on the ports in pods",
+        |draft, text| draft.config.options.port_reuse = boolean(text)?;
+    "LOCALHOST_APP_TUNNEL", "true", "reach applications that take the PROXY protocol at the loopback address",
+        |draft, text| draft.config.application_tunnels_local = boolean(text)?;
+    "ENABLE_RESPONSE_BAGGAGE", "true", "tell clients about the workload that answers them, and read what servers tell",
+        |draft, text| draft.config.options.response_baggage = boolean(text)?;
+    "UNSTABLE_ENABLE_SOCKS5", "false", "a SOCKS5 proxy on 127.0.0.1:15080 in every pod",
+        |draft, text| draft.config.options.socks5 = boolean(text)?;
     "PACKET_MARK", "1337; none with PROXY_MODE=dedicated", "mark on packets from pods' network namespaces; 0 for none",
         |draft, text| draft.packet_mark = Some(mark(text)?);
     "IPV6_ENABLED", "true", "listen on IPv6 too", |draft, text| draft.config.ipv6 = boolean(text)?;
+    "CLUSTER_DOMAIN", "cluster.local", "the cluster's DNS domain",
+        |draft, text| draft.config.cluster_domain = text.trim_matches('.').to_ascii_lowercase();
+    "ISTIO_META_DNS_CAPTURE", "true", "answer pods' DNS queries: true, or anything else for no; not with XDS_ON_DEMAND",
+        |draft, text| draft.dns.capture = Some(text.into());
+    "ISTIO_META_DNS_PROXY_ADDR", "localhost:15053", "where captured DNS queries come in, inside each pod",
+        |draft, text| draft.dns.listen = Some(text.into());
+    "HALO_DNS_SERVERS", "those of /etc/resolv.conf", "DNS servers, as pods reach them: 10.96.0.10,[fd00::a]:53",
+        |draft, text| draft.dns.servers = Some(dns::servers(text)?);
     "HALO_ADMIN_ADDR", "127.0.0.1:15000", "admin server", |draft, text| draft.admin = Some(address(text)?);
     "HALO_READINESS_ADDR", "[::]:15021", "readiness server", |draft, text| draft.readiness = Some(address(text)?);
     "HALO_METRICS_ADDR", "[::]:15020", "metrics server", |draft, text| draft.metrics = Some(address(text)?);
     "AUTHZ_POLICY_INFO_LOGGING", "none", "taken for the stock node proxy's sake: refusals by policy are always logged",
-        |_draft, _text| ();
+        |_draft, text| mode::ignored(text);
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
+    "HALO_METRICS_EXPIRY", "5m", "how long metrics of workloads that are gone are shown after their last use",
+        |draft, text| draft.config.metrics_expiry = duration_some(text)?;
     "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
+}
+
+/// Names separated by commas.
+fn names(text: &str) -> Result<Vec<String>, Reason> {
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    match names.iter().any(|name| name.is_empty() || name.contains(char::is_whitespace)) {
+        true => Err("expected names separated by commas, such as old.example,older.example".to_owned()),
+        false => Ok(names),
+    }
+}
+
+/// Seconds that the kernel takes.
+fn probe(text: &str) -> Result<u32, Reason> {
+    let time = duration(text)?;
+    let whole = time.subsec_nanos() == 0 && (1..=PROBE_S_MAX).contains(&time.as_secs());
+    let seconds = u32::try_from(time.as_secs()).ok().filter(|_| whole);
+    seconds.ok_or_else(|| format!("must be whole seconds, from 1 to {PROBE_S_MAX}"))
 }
 
 fn records(text: &str) -> Result<RecordsMode, Reason> {
@@ -224,6 +302,18 @@ fn life(text: &str) -> Result<Duration, Reason> {
     }
 }
 
+fn unknown_node() -> NodeFacts {
+    NodeFacts {
+        instance_ip: Ipv4Addr::new(1, 1, 1, 1).into(),
+        pod_name: String::new(),
+        pod_namespace: String::new(),
+        service_account: String::new(),
+        node_name: String::new(),
+        metadata: BTreeMap::new(),
+        json: BTreeMap::new(),
+    }
+}
+
 impl Default for Draft {
     fn default() -> Self {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
@@ -241,15 +331,7 @@ impl Default for Draft {
             xds_on_demand: false,
             ca: CaSource::Memory,
             crl_path: None,
-            facts: NodeFacts {
-                instance_ip: Ipv4Addr::new(1, 1, 1, 1).into(),
-                pod_name: String::new(),
-                pod_namespace: String::new(),
-                service_account: String::new(),
-                node_name: String::new(),
-                metadata: BTreeMap::new(),
-                json: BTreeMap::new(),
-            },
+            facts: unknown_node(),
             mode: ProxyMode::Shared,
             shards: ShardCount::Auto,
             cpu: CpuBudget::default(),
@@ -258,12 +340,18 @@ impl Default for Draft {
             records: RecordsMode::Sealed,
             ring: RingMode::Auto,
             ipv6: true,
+            dns: DnsSettings { capture: true, held_back: false, listen: Vec::new(), servers: Vec::new() },
+            cluster_domain: "cluster.local".into(),
             admin: any,
             readiness: any,
             metrics: any,
             log_filter: "info".into(),
             log_format: LogFormat::Plain,
+            metrics_expiry: Duration::from_secs(300),
             limits: Limits::default(),
+            options: Options::default(),
+            trust_domain_aliases: Vec::new(),
+            application_tunnels_local: true,
         };
         Self {
             config,
@@ -274,6 +362,9 @@ impl Default for Draft {
             client_certificate: None,
             client_key: None,
             kubernetes: false,
+            keepalive: Keepalive::default(),
+            probes: true,
+            user_timeout: false,
             proxy: ProxyConfig::default(),
             mode: Kind::Shared,
             workload: None,
@@ -288,6 +379,7 @@ impl Default for Draft {
             metrics: None,
             stats_port: 15_020,
             discovery: None,
+            dns: DnsDraft::default(),
         }
     }
 }
@@ -296,8 +388,9 @@ impl Default for Draft {
 pub(super) fn resolve(variables: &Variables, overrides: &Overrides) -> Result<Config, ConfigError> {
     let mut draft = Draft::default();
     if let Some(text) = &variables.files().mesh_config {
-        draft.proxy =
-            ProxyConfig::of_mesh(text).map_err(|reason| refuse(MESH_CONFIG, "(its text)", reason))?;
+        let mesh = MeshConfig::parse(text).map_err(|reason| refuse(MESH_CONFIG, "(its text)", reason))?;
+        draft.proxy = mesh.default_config.unwrap_or_default();
+        draft.config.trust_domain_aliases = mesh.trust_domain_aliases;
     }
     for variable in VARIABLES {
         match variable.name.strip_suffix('*') {
@@ -401,11 +494,20 @@ fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
     let unmarked = matches!(config.mode, ProxyMode::Dedicated(_));
     let mark = draft.packet_mark.unwrap_or(if unmarked { 0 } else { config.limits.packet_mark });
     config.limits.packet_mark = mark;
+    let (metadata, resolv_conf) = (&config.facts.metadata, files.resolv_conf.as_deref());
+    config.dns = draft.dns.settle(metadata, resolv_conf, config.xds_on_demand)?;
     config.facts.node_name.clone_from(&config.node);
+    config.options.keepalive = draft.probes.then_some(draft.keepalive);
+    config.options.user_timeout_s = draft.user_timeout.then(|| draft.keepalive.total_s());
     let limits = &mut config.limits;
     if limits.connection_window < limits.stream_window_max {
         let reason = format!("must not be below HTTP2_STREAM_WINDOW_SIZE, {}", limits.stream_window_max);
         return Err(refuse("HTTP2_CONNECTION_WINDOW_SIZE", &limits.connection_window.to_string(), reason));
+    }
+    if limits.connect_answer_ms_max < limits.connect_ms_max {
+        // The answer waits for the far side's own connect.
+        let reason = format!("must not be below HALO_CONNECT_TIMEOUT, {}ms", limits.connect_ms_max);
+        return Err(refuse("HALO_ANSWER_TIMEOUT", &format!("{}ms", limits.connect_answer_ms_max), reason));
     }
     limits.stream_window_initial = limits.stream_window_initial.min(limits.stream_window_max);
     limits.drain_ms_max = match (draft.drain, draft.grace) {

@@ -1,3 +1,5 @@
+use halo_core::options::{Keepalive, OriginalSource, TlsMode};
+
 use super::*;
 
 fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -75,6 +77,9 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("HTTP2_CONNECTION_WINDOW_SIZE", "65535", "HTTP2_STREAM_WINDOW_SIZE"),
         ("POOL_MAX_STREAMS_PER_CONNECTION", "0", "from 1"),
         ("PACKET_MARK", "0xzz", "hexadecimal"),
+        ("HALO_HANDSHAKE_TIMEOUT", "0s", "longer than 0"),
+        ("HALO_HALF_CLOSE_TIMEOUT", "five", "duration"),
+        ("HALO_ANSWER_TIMEOUT", "9999ms", "HALO_CONNECT_TIMEOUT, 10000ms"),
         ("HALO_RING", "kqueue", "auto or io_uring or epoll"),
         ("HALO_CORES", "0-", "0-3,6"),
         ("HALO_CORES", ",", "0-3,6"),
@@ -85,6 +90,12 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("HALO_RECORDS", "openssl", "sealed or rustls"),
         ("HALO_ADMIN_ADDR", "localhost", "address with its port"),
         ("LOG_FORMAT", "xml", "plain or json"),
+        ("COMPLIANCE_POLICY", "fips-140-2", "expected pqc"),
+        ("TLS12_ENABLED", "1", "true or false"),
+        ("KEEPALIVE_TIME", "500ms", "whole seconds, from 1 to 32767"),
+        ("KEEPALIVE_INTERVAL", "10h", "whole seconds, from 1 to 32767"),
+        ("KEEPALIVE_RETRIES", "0", "from 1 to 127"),
+        ("TRUST_DOMAIN_ALIASES", "a,,b", "separated by commas"),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "-1", "duration"),
         ("CONNECTION_TERMINATION_DEADLINE", "99999999999999999999s", "duration"),
     ] {
@@ -115,6 +126,31 @@ fn the_grace_period_leaves_time_to_end_and_never_underflows() {
 }
 
 #[test]
+fn every_deadline_of_a_connection_can_be_set() {
+    let limits = |variables: &[(&str, &str)]| read(variables).unwrap().limits;
+    let set = limits(&[
+        ("HALO_CONNECT_TIMEOUT", "1s"),
+        ("HALO_HANDSHAKE_TIMEOUT", "2s"),
+        ("HALO_ANSWER_TIMEOUT", "3s"),
+        ("HALO_HALF_CLOSE_TIMEOUT", "4s"),
+        ("HALO_LOOKUP_TIMEOUT", "5s"),
+        ("HALO_PING_INTERVAL", "6s"),
+        ("HALO_PING_TIMEOUT", "7s"),
+    ]);
+    let wanted = Limits {
+        connect_ms_max: 1_000,
+        handshake_ms_max: 2_000,
+        connect_answer_ms_max: 3_000,
+        half_close_ms_max: 4_000,
+        lookup_ms_max: 5_000,
+        ping_interval_ms: 6_000,
+        ping_timeout_ms: 7_000,
+        ..limits(&[])
+    };
+    assert_eq!(set, wanted);
+}
+
+#[test]
 fn the_number_of_shards_stays_within_the_cores() {
     for (text, cores, shards) in
         [("0", 8, 8), ("3", 8, 3), ("1%", 8, 1), ("50%", 3, 2), ("100%", 4, 4), ("12", 8, 12)]
@@ -132,7 +168,8 @@ fn a_cpu_limit_or_request_decides_the_shards_that_nobody_asked_for() {
     let request = |text| ("ZTUNNEL_RESOURCE_CPU_REQUEST", text);
     let assumed = |text| ("ZTUNNEL_CPU_LIMIT", text);
     let threads = |text| ("ZTUNNEL_WORKER_THREADS", text);
-    let cases: &[(&[(&str, &str)], usize, usize)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], usize, usize);
+    let cases: &[Case<'_>] = &[
         (&[], 16, 4),
         (&[], 0, 1),
         (&[request("200m")], 4, 1),
@@ -235,6 +272,81 @@ fn the_table_names_each_variable_once_and_documents_it() {
     assert_eq!(names.len(), count);
 }
 
+/// Variables of the stock node proxy and its manifest. Each is read, or refused where it asks for what there is not.
+const STOCK: &[&str] = &[
+    "ENABLE_PROXY",
+    "PROXY_MODE",
+    "PROXY_WORKLOAD_INFO",
+    "INPOD_ENABLED",
+    "NETWORK",
+    "NODE_NAME",
+    "ISTIO_META_CLUSTER_ID",
+    "CLUSTER_ID",
+    "KUBERNETES_SERVICE_HOST",
+    "XDS_ADDRESS",
+    "CA_ADDRESS",
+    "XDS_ROOT_CA",
+    "CA_ROOT_CA",
+    "ALT_XDS_HOSTNAME",
+    "ALT_CA_HOSTNAME",
+    "AUTH_TOKEN",
+    "XDS_HEADER_*",
+    "CA_HEADER_*",
+    "XDS_ON_DEMAND",
+    "LOCAL_XDS_PATH",
+    "LOCAL_XDS",
+    "SECRET_TTL",
+    "FAKE_CA",
+    "CRL_PATH",
+    "PREFERED_SERVICE_NAMESPACE",
+    "ZTUNNEL_WORKER_THREADS",
+    "ZTUNNEL_CPU_LIMIT",
+    "ZTUNNEL_RESOURCE_CPU_LIMIT",
+    "ZTUNNEL_RESOURCE_CPU_REQUEST",
+    "POOL_MAX_STREAMS_PER_CONNECTION",
+    "POOL_UNUSED_RELEASE_TIMEOUT",
+    "HTTP2_STREAM_WINDOW_SIZE",
+    "HTTP2_CONNECTION_WINDOW_SIZE",
+    "HTTP2_FRAME_SIZE",
+    "CONNECTION_TERMINATION_DEADLINE",
+    "TERMINATION_GRACE_PERIOD_SECONDS",
+    "PACKET_MARK",
+    "INPOD_UDS",
+    "IPV6_ENABLED",
+    "AUTHZ_POLICY_INFO_LOGGING",
+    "PROXY_CONFIG",
+    "ISTIO_META_*",
+    "ISTIO_METAJSON_*",
+    "POD_NAME",
+    "POD_NAMESPACE",
+    "SERVICE_ACCOUNT",
+    "INSTANCE_IP",
+    "TRUST_DOMAIN",
+    "ISTIO_META_ISTIO_VERSION",
+    "RUST_LOG",
+    "LOG_FORMAT",
+];
+
+#[test]
+fn every_variable_of_the_stock_proxy_is_known() {
+    for name in STOCK {
+        assert!(resolved::VARIABLES.iter().any(|variable| variable.name == *name), "{name}");
+    }
+}
+
+#[test]
+fn what_the_stock_manifest_sets_for_others_is_taken_silently() {
+    let set = [
+        ("INPOD_ENABLED", "true"),
+        ("ENABLE_PROXY", "true"),
+        ("FAKE_CA", "false"),
+        ("AUTHZ_POLICY_INFO_LOGGING", "1"),
+        ("NOBODY_KNOWS_THIS", "x"),
+    ];
+    let config = read(&set).unwrap();
+    assert_eq!((config.warnings(), config), (Vec::new(), read(&[]).unwrap()));
+}
+
 #[test]
 fn a_printed_configuration_is_yaml_or_json_of_the_same_value() {
     let config = read(&[("NODE_NAME", "node-1")]).unwrap();
@@ -248,4 +360,59 @@ fn a_printed_configuration_is_yaml_or_json_of_the_same_value() {
     {
         assert_eq!(json[key], value, "{key}");
     }
+}
+
+#[test]
+fn connections_are_made_as_the_stock_proxy_makes_them_unless_set_otherwise() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.options, Options::default());
+    let probes = Keepalive { time_s: 180, interval_s: 180, retries: 9 };
+    assert_eq!((config.options.keepalive, config.options.user_timeout_s), (Some(probes), None));
+    assert!(config.trust_domain_aliases.is_empty() && config.application_tunnels_local);
+    let config = read(&[
+        ("COMPLIANCE_POLICY", "pqc"),
+        ("TLS12_ENABLED", "true"),
+        ("KEEPALIVE_TIME", "1m"),
+        ("KEEPALIVE_INTERVAL", "10s"),
+        ("KEEPALIVE_RETRIES", "3"),
+        ("USER_TIMEOUT_ENABLED", "true"),
+        ("ENABLE_ORIG_SRC", "true"),
+        ("INPOD_PORT_REUSE", "false"),
+        ("LOCALHOST_APP_TUNNEL", "false"),
+        ("ENABLE_RESPONSE_BAGGAGE", "false"),
+        ("UNSTABLE_ENABLE_SOCKS5", "true"),
+        ("TRUST_DOMAIN_ALIASES", "old.example, older.example"),
+    ])
+    .unwrap();
+    let expected = Options {
+        tls: TlsMode { pqc_only: true, tls12: true },
+        keepalive: Some(Keepalive { time_s: 60, interval_s: 10, retries: 3 }),
+        user_timeout_s: Some(90),
+        original_source: OriginalSource::Always,
+        port_reuse: false,
+        response_baggage: false,
+        socks5: true,
+    };
+    assert_eq!(config.options, expected);
+    assert_eq!(config.trust_domain_aliases, ["old.example", "older.example"]);
+    assert!(!config.application_tunnels_local);
+    assert!(config.warnings().iter().any(|warning| warning.contains("TLS12_ENABLED has no effect")));
+    let silent = read(&[("KEEPALIVE_ENABLED", "false"), ("USER_TIMEOUT_ENABLED", "true")]).unwrap();
+    assert_eq!((silent.options.keepalive, silent.options.user_timeout_s), (None, Some(1800)));
+    assert_eq!(read(&[("ENABLE_ORIG_SRC", "false")]).unwrap().options.original_source, OriginalSource::Never);
+}
+
+#[test]
+fn aliases_of_the_mesh_configuration_count_unless_the_variable_says_otherwise() {
+    let files = || Files {
+        mesh_config: Some("trustDomainAliases: [one, two]".into()),
+        token: false,
+        ..Files::default()
+    };
+    let read = |pairs: &[(&str, &str)]| {
+        let variables = pairs.iter().copied().collect::<Variables>().with_files(files());
+        Config::read(&variables, &Overrides::default()).unwrap().trust_domain_aliases
+    };
+    assert_eq!(read(&[]), ["one", "two"]);
+    assert_eq!(read(&[("TRUST_DOMAIN_ALIASES", "three")]), ["three"]);
 }

@@ -86,7 +86,7 @@ impl HealthService {
         }
         self.by_type(&mut text);
         self.certificates(&mut text);
-        text.0
+        text.finish()
     }
 
     fn certificates(&self, text: &mut Text) {

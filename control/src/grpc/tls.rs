@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -67,8 +68,8 @@ impl Materials {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = self.verifier(config, provider.clone())?;
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has suites for the default versions")
+            .with_protocol_versions(&[&TLS13])
+            .expect("the provider has suites for the version")
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let mut tls = match (&self.client, &config.client_certificate) {

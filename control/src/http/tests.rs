@@ -15,7 +15,7 @@ impl Service for Echo {
     async fn answer(&self, request: Request) -> Answer {
         match request.path.as_str() {
             "/large" => Answer::text(StatusCode::OK, "x".repeat(LARGE)),
-            "/never" => std::future::pending().await,
+            "/never" => pending().await,
             path => Answer::text(StatusCode::OK, path),
         }
     }

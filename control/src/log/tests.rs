@@ -117,3 +117,39 @@ fn a_reader_that_does_not_read_costs_lines_and_nothing_else() {
     assert!(log.dropped() > 1000);
     drop(release);
 }
+
+#[test]
+fn access_lines_are_written_among_the_others() {
+    for (format, expected) in [
+        (
+            LogFormat::Plain,
+            "warn\taccess\tconnection failed\tsrc.addr=10.0.0.1:4000 dst.addr=10.0.0.2:80 direction=\"inbound\" \
+             error=\"attempted recursive call to the proxy itself\"",
+        ),
+        (
+            LogFormat::Json,
+            "{\"level\":\"warn\",\"time\":\"1970-01-01T00:00:00.000000Z\",\"scope\":\"access\",\
+             \"message\":\"connection failed\",\"src.addr\":\"10.0.0.1:4000\",\"dst.addr\":\"10.0.0.2:80\",\
+             \"direction\":\"inbound\",\"error\":\"attempted recursive call to the proxy itself\"}",
+        ),
+    ] {
+        let line = AccessLine {
+            time: std::time::UNIX_EPOCH,
+            event: access::Event::Refused,
+            direction: halo_core::report::Direction::Inbound,
+            source: "10.0.0.1:4000".parse().unwrap(),
+            destination: Some("10.0.0.2:80".parse().unwrap()),
+            authority: None,
+            traffic: None,
+            bytes: (0, 0),
+            duration_ms: 0,
+            reason: halo_core::outcome::Reason::OwnPort,
+            more: 0,
+        };
+        let written = Written::default();
+        let (log, _) = Log::to(written.clone(), "info", format).unwrap();
+        assert!(log.access_lines()(vec![line.clone(), line]));
+        drop(log);
+        assert_eq!(written.lines(), [expected, expected]);
+    }
+}

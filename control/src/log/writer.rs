@@ -1,6 +1,7 @@
-//! The thread that writes log lines. It alone waits for whoever reads them: a full queue costs lines, which are counted,
+//! The thread that writes log lines, and makes those of the access log. It alone waits for whoever reads them: a full queue costs lines, which are counted,
 //! and never the time of a thread that has something to say.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,7 +9,11 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use halo_core::access::{self, AccessLine, Value};
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::line::Line;
+use crate::config::LogFormat;
 
 /// Messages that may wait.
 const QUEUE_MAX: usize = 1024;
@@ -19,6 +24,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 enum Message {
     Text(Vec<u8>),
+    Access(Vec<AccessLine>),
     /// Answered once all before it is written.
     Flush(SyncSender<()>),
 }
@@ -32,9 +38,9 @@ pub(super) struct LogQueue {
 
 impl LogQueue {
     /// Starts the thread.
-    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(out: impl Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
         let (queue, messages) = mpsc::sync_channel(QUEUE_MAX);
-        thread::Builder::new().name("log".into()).spawn(move || write(&messages, out))?;
+        thread::Builder::new().name("log".into()).spawn(move || write(&messages, out, format))?;
         Ok(Self { queue, dropped: Arc::default() })
     }
 
@@ -42,6 +48,11 @@ impl LogQueue {
         if self.queue.try_send(Message::Text(text)).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Takes lines of the access log; `false` when there is no room.
+    pub(super) fn access(&self, lines: Vec<AccessLine>) -> bool {
+        self.queue.try_send(Message::Access(lines)).is_ok()
     }
 
     /// Lines of the process that found the queue full.
@@ -64,13 +75,21 @@ impl LogQueue {
     }
 }
 
-fn write(messages: &Receiver<Message>, mut out: impl Write) {
-    let mut batch = Vec::new();
+fn write(messages: &Receiver<Message>, mut out: impl Write, format: LogFormat) {
+    let (mut batch, mut text) = (Vec::new(), String::new());
     while let Ok(first) = messages.recv() {
         let mut flushed = Vec::new();
         for message in std::iter::once(first).chain(messages.try_iter().take(BATCH_MAX - 1)) {
             match message {
-                Message::Text(text) => batch.extend_from_slice(&text),
+                Message::Text(line) => batch.extend_from_slice(&line),
+                Message::Access(lines) => {
+                    text.clear();
+                    for line in &lines {
+                        // Writing to a text cannot fail.
+                        let _ = access(&mut text, line, format);
+                    }
+                    batch.extend_from_slice(text.as_bytes());
+                }
                 Message::Flush(done) => flushed.push(done),
             }
         }
@@ -81,6 +100,18 @@ fn write(messages: &Receiver<Message>, mut out: impl Write) {
             let _ = done.try_send(());
         }
     }
+}
+
+fn access(out: &mut String, line: &AccessLine, format: LogFormat) -> fmt::Result {
+    let mut text = Line::begin(out, format, line.time, line.event.level())?;
+    text.scope(access::TARGET)?;
+    text.message(format_args!("{}", line.event.message()))?;
+    line.fields(|name, value| match value {
+        Value::Text(value) => text.text(name, value),
+        Value::Shown(value) => text.shown(name, format_args!("{value}")),
+        Value::Number(value) => text.bare(name, value),
+    })?;
+    text.end()
 }
 
 impl<'a> MakeWriter<'a> for LogQueue {

@@ -1,7 +1,9 @@
 use std::future::pending;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use halo_core::demand::Question;
+use halo_core::id::Identity;
 use halo_core::report::{ConnectionReport, Direction, ShardReport, Transport};
 use halo_core::service::ServiceKey;
 use serde_json::Value;
@@ -15,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::cni::server::{PodInfo, ZdsServer};
 use crate::config::{Overrides, Variables};
+use crate::metrics::tests as metrics;
 use crate::node::sources::Sources;
 use crate::questions::{Asked, queues};
 use crate::source::SourceStatus;
@@ -35,6 +38,10 @@ struct Running {
 
 impl Running {
     async fn start(mesh: Option<&str>) -> Self {
+        Self::start_with(mesh, &[]).await
+    }
+
+    async fn start_with(mesh: Option<&str>, more: &[(&'static str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         if let Some(mesh) = mesh {
@@ -50,6 +57,7 @@ impl Running {
             ("HALO_METRICS_ADDR", "127.0.0.1:0".to_owned()),
         ]
         .into_iter()
+        .chain(more.iter().map(|(name, value)| (*name, (*value).to_owned())))
         .collect();
         let config = Config::read(&variables, &Overrides::default()).unwrap();
         let shards = FakeShards::default();
@@ -97,7 +105,13 @@ async fn fetch(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
 }
 
 fn pod(uid: &str) -> PodInfo {
-    PodInfo { uid: uid.into(), name: "cart".into(), namespace: "shop".into(), service_account: "cart".into() }
+    PodInfo {
+        uid: uid.into(),
+        name: "cart".into(),
+        namespace: "shop".into(),
+        service_account: "cart".into(),
+        dns_search: vec![],
+    }
 }
 
 fn netns() -> std::os::fd::OwnedFd {
@@ -128,7 +142,7 @@ fn connection(uid: &str) -> ConnectionReport {
 async fn a_node_is_ready_once_mesh_and_pods_are_there_and_says_what_is_missing() {
     let node = Running::start(None).await;
     node.readiness_where(500, |text| {
-        text.starts_with("not ready, pending: state manager, workload proxy manager\n")
+        text.starts_with("not ready, pending: state manager, dns proxy, workload proxy manager\n")
             && text.contains("state manager: cannot be read")
     })
     .await;
@@ -216,23 +230,12 @@ async fn a_dump_has_the_keys_that_operators_tools_read() {
     assert_eq!(state["state"], "Up");
     assert_eq!(keys(&state["info"]), ["name", "namespace", "serviceAccount"]);
     let outbound = &state["connections"]["outbound"][0];
-    assert_eq!(
-        keys(outbound),
-        [
-            "src",
-            "originalDst",
-            "actualDst",
-            "protocol",
-            "srcIdentity",
-            "dstIdentity",
-            "bytesReceived",
-            "bytesSent"
-        ]
-    );
-    assert_eq!(
-        (&outbound["protocol"], &outbound["srcIdentity"]),
-        (&"HBONE".into(), &"spiffe://td/ns/shop/sa/cart".into())
-    );
+    assert_eq!(keys(outbound), ["src", "originalDst", "actualDst", "protocol"]);
+    assert_eq!((&outbound["originalDst"], &outbound["protocol"]), (&"10.96.0.1:80".into(), &"HBONE".into()));
+    let own = &dump["halo"]["shards"][0]["connections"][0];
+    assert_eq!((&own["srcIdentity"], &own["bytesSent"]), (&"spiffe://td/ns/shop/sa/cart".into(), &7.into()));
+    assert_eq!(dump["staticConfig"]["workloads"][0]["uid"], "w");
+    assert_eq!(dump["staticConfig"]["policies"], serde_json::json!([]));
     assert_eq!(dump["halo"]["shards"][0]["cpuNs"], 9);
     assert_eq!(dump["halo"]["shards"][0]["counters"]["reads"], 3);
     assert_eq!(dump["halo"]["generation"], node.shards.published().generation);
@@ -276,10 +279,42 @@ async fn metrics_sum_the_shards_and_count_the_pods() {
 }
 
 #[tokio::test]
+async fn metrics_are_the_stock_ones_in_the_form_and_coding_asked_for_on_both_servers() {
+    let node = Running::start(Some(MESH)).await;
+    node.shards.snapshot_where(|snapshot| snapshot.workloads.len() == 1).await;
+    let series = vec![metrics::series("web")];
+    *node.shards.reports.lock().unwrap() = vec![ShardReport { series, ..ShardReport::default() }];
+    for (address, path) in [(node.addresses.metrics, "/stats/prometheus"), (node.addresses.admin, "/metrics")]
+    {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: halo\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\
+             Accept-Encoding: gzip\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap().to_ascii_lowercase();
+        assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+        assert!(
+            head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n")
+        );
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&answer[end..]), &mut text).unwrap();
+        let found = metrics::check_stock(&text);
+        let of_xds = |name: &&str| name.starts_with("istio_xds_");
+        let expected: Vec<_> =
+            metrics::STOCK.iter().map(|(name, ..)| *name).filter(|name| !of_xds(name)).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_shard_that_does_not_answer_hides_nothing_else() {
     let node = Running::start(Some(MESH)).await;
     node.shards.snapshot_where(|snapshot| snapshot.workloads.len() == 1).await;
-    node.shards.mute.store(true, std::sync::atomic::Ordering::SeqCst);
+    node.shards.mute.store(true, Ordering::SeqCst);
     let (metrics, dump) = tokio::join!(fetch(node.addresses.metrics, "GET", "/metrics"), node.dump());
     assert!(metrics.1.contains("\nhalo_workloads 1\n") && metrics.1.contains("\nhalo_shards 0\n"));
     assert_eq!(dump["halo"]["generation"], 1);
@@ -301,6 +336,84 @@ async fn quitquitquit_ends_the_node_and_only_by_post() {
     assert!(fetch(node.addresses.admin, "GET", "/").await.1.contains("config_dump"));
     assert_eq!(fetch(node.addresses.admin, "POST", "/quitquitquit").await.0, 200);
     timeout(DEADLINE, &mut node.task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn quitquitquit_is_answered_once_the_shards_have_drained() {
+    let mut node = Running::start(Some(MESH)).await;
+    node.shards.hold_drain.store(true, Ordering::SeqCst);
+    let asked = tokio::spawn(fetch(node.addresses.admin, "POST", "/quitquitquit"));
+    node.readiness_where(500, |text| text.contains("workload proxy manager: shutting down")).await;
+    assert!(!asked.is_finished() && !node.task.is_finished());
+    node.shards.hold_drain.store(false, Ordering::SeqCst);
+    assert_eq!(timeout(DEADLINE, asked).await.unwrap().unwrap(), (200, "shutdown now\n".to_owned()));
+    timeout(DEADLINE, &mut node.task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_dedicated_proxy_serves_its_workload_without_an_agent() {
+    let dedicated = [("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", "shop/cart/cart")];
+    let node = Running::start_with(None, &dedicated).await;
+    node.readiness_where(500, |text| {
+        text.starts_with("not ready, pending: state manager, proxy\n")
+            && text.contains("proxy: pods are taken once the mesh is known")
+    })
+    .await;
+    assert!(node.shards.calls().is_empty());
+    std::fs::write(node.folder.path().join("mesh.yaml"), MESH).unwrap();
+    node.readiness_where(200, |text| text == "ready\n").await;
+    assert_eq!(node.shards.calls(), ["add shop/cart"]);
+    node.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    let pod = node.shards.pod("shop/cart").unwrap();
+    assert_eq!((pod.listeners, pod.dns_search.is_some()), (Listeners::Captured, true));
+    let dump = node.dump().await;
+    assert_eq!(
+        (&dump["workloadState"]["shop/cart"]["state"], &dump["config"]["proxyMode"]),
+        (&"Up".into(), &"Dedicated".into())
+    );
+}
+
+#[tokio::test]
+async fn the_proxys_own_pod_is_served_beside_the_agents_and_has_a_certificate() {
+    let own = [
+        ("POD_NAME", "proxy-x"),
+        ("POD_NAMESPACE", "mesh"),
+        ("SERVICE_ACCOUNT", "proxy"),
+        ("TRUST_DOMAIN", "td"),
+    ];
+    let node = Running::start_with(Some(MESH), &own).await;
+    node.shards.pods_are(&["mesh/proxy-x"]).await;
+    assert_eq!(node.shards.pod("mesh/proxy-x").unwrap().listeners, Listeners::Own);
+    let server = ZdsServer::bind(node.folder.path().join("zds.sock")).unwrap();
+    node.readiness_where(200, |text| text == "ready\n").await;
+    server.add(pod("u1"), netns()).await.unwrap();
+    // The agent's pods come and go beside it, and its snapshot does not name it.
+    let identity: Identity = "spiffe://td/ns/mesh/sa/proxy".parse().unwrap();
+    node.shards
+        .snapshot_where(|snapshot| {
+            snapshot.certificates.len() == 2 && snapshot.certificates.contains_key(&identity)
+        })
+        .await;
+    server.del("u1").await.unwrap();
+    node.shards.snapshot_where(|snapshot| snapshot.certificates.len() == 1).await;
+    let (_, text) = fetch(node.addresses.metrics, "GET", "/metrics").await;
+    assert!(text.contains("\nworkload_manager_active_proxy_count 0\n"), "{text}");
+    assert_eq!(node.dump().await["workloadState"]["mesh/proxy-x"]["state"], "Up");
+}
+
+#[tokio::test]
+async fn the_admin_server_answers_on_both_loopback_addresses() {
+    let node = Running::start(Some(MESH)).await;
+    // A machine without IPv6 on its loopback interface has one of the two.
+    let six = Ipv6Addr::LOCALHOST;
+    if TcpListener::bind((six, 0)).await.is_ok() {
+        let (status, text) = fetch((six, node.addresses.admin.port()).into(), "GET", "/").await;
+        assert_eq!((status, text.contains("config_dump")), (200, true));
+    }
+    let (status, text) = fetch(node.addresses.admin, "POST", "/logging?level=debug").await;
+    assert_eq!((status, text.as_str()), (500, "the log is not in this process's hands\n"));
+    assert_eq!(fetch(node.addresses.admin, "GET", "/debug/pprof/profile?seconds=0").await.0, 400);
+    assert_eq!(fetch(node.addresses.admin, "GET", "/debug/pprof/heap").await.0, 500);
 }
 
 #[tokio::test]

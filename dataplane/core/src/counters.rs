@@ -98,12 +98,36 @@ counters! {
     questions_refused,
     /// Handshakes refused and tunnels cut because a certificate is revoked.
     crl_rejections,
+    /// Connections counted under labels of which nothing is known, for want of room for further series.
+    series_overflows,
+    /// Lines of the access log that found the queue full.
+    access_lines_dropped,
     /// Policies in dry run that matched.
     policies_dry_run,
     /// Policies that a workload names and the snapshot does not hold, counted at each check.
     policies_missing,
     /// Snapshots adopted.
     snapshots,
+    /// DNS queries of pods.
+    dns_queries,
+    /// Questions that were sent to DNS servers.
+    dns_forwarded,
+    /// Questions that were answered from what servers said a moment ago.
+    dns_cached,
+    /// Messages to DNS servers, tries of one question counted each.
+    dns_tries,
+    /// Questions that no DNS server answered.
+    dns_unanswered,
+    /// DNS queries that were refused because too many were on their way.
+    dns_shed,
+    /// DNS connections that were refused because the pod had too many.
+    dns_connections_shed,
+    /// DNS answers that a pod's socket did not take.
+    dns_replies_dropped,
+    /// Hosts that were looked up for connections to them.
+    host_lookups,
+    /// Hosts that no address was found for.
+    host_lookups_failed,
 }
 
 /// Totals by reason, at the place of its number.

@@ -4,7 +4,7 @@
 //! and bytes come in as arguments, and output goes into buffers of the caller. Values: [`id`], [`net`], [`workload`],
 //! [`service`], [`policy`], [`certificate`], [`demand`], [`labels`], [`snapshot`], [`limits`], [`outcome`], [`counters`].
 //! Decisions: [`resolve`], [`rbac`], [`balance`], [`pool`], [`relay`], [`hbone`], [`zds`], [`baggage`],
-//! [`proxy_protocol`].
+//! [`proxy_protocol`], [`dns`].
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -13,6 +13,7 @@ pub mod balance;
 pub mod certificate;
 pub mod counters;
 pub mod demand;
+pub mod dns;
 pub mod few;
 #[cfg(test)]
 mod fixture;
@@ -22,6 +23,7 @@ pub mod id;
 pub mod labels;
 pub mod limits;
 pub mod net;
+pub mod options;
 pub mod outcome;
 pub mod policy;
 pub mod pool;
@@ -32,5 +34,6 @@ pub mod report;
 pub mod resolve;
 pub mod service;
 pub mod snapshot;
+pub mod socks5;
 pub mod workload;
 pub mod zds;

@@ -10,6 +10,8 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
 /// The port of the HBONE listener in every pod, and the port that HBONE peers are dialled on.
 pub const HBONE_PORT: u16 = 15008;
+/// The port of the SOCKS5 listener in every pod, where the node is set to have one.
+pub const SOCKS5_PORT: u16 = 15080;
 /// The mark on every packet that the proxy sends from a pod's network namespace, so that it is not captured again.
 pub const PACKET_MARK: u32 = 0x539;
 

@@ -25,6 +25,18 @@ pub enum ResponseFlag {
 }
 
 impl ResponseFlag {
+    /// Every flag, in the order of its number.
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Deny,
+        Self::Connect,
+        Self::TlsFailure,
+        Self::H2HandshakeFailure,
+        Self::NetworkPolicy,
+        Self::IdentityError,
+        Self::CertRevoked,
+    ];
+
     /// The text in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -117,6 +129,8 @@ reasons! {
     NotConnect = ("not_connect", Connect, 400, Warn, false, "the HBONE request is not a CONNECT"),
     /// The authority is neither an address nor a host with a port.
     BadAuthority = ("bad_authority", Connect, 400, Warn, false, "the CONNECT authority is not host:port"),
+    /// The client of the SOCKS5 listener does not speak the protocol, or asks for what the proxy does not do.
+    BadProxyRequest = ("bad_proxy_request", Connect, 400, Warn, false, "the SOCKS5 request is not one to connect, or was not made in time"),
     /// The authority names an address that is not this workload's.
     NotForUs = ("not_for_us", Connect, 400, Warn, false, "ip mismatch: the CONNECT authority is not an address of this workload"),
     /// The authority names a service or port that this workload does not serve.
@@ -173,6 +187,8 @@ reasons! {
     ConnectTimeout = ("connect_timeout", Connect, 503, Warn, true, "connection failed: the upstream did not answer in time"),
     /// The TCP connection to port 15008 did not open in time.
     HboneTimeout = ("hbone_timeout", NetworkPolicy, 503, Warn, true, "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008"),
+    /// DNS knows no address of the upstream's host.
+    HostUnresolved = ("host_unresolved", Connect, 503, Warn, true, "connection failed: DNS has no address for the upstream's host"),
     /// The tunnel was lost before the stream was answered.
     TunnelLost = ("tunnel_lost", Connect, 503, Warn, true, "connection failed: the tunnel to the peer was lost"),
     /// One side reset the connection; the reset was carried to the other.
@@ -195,6 +211,13 @@ mod tests {
     fn a_reasons_number_is_its_place_in_the_list() {
         for (place, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_flags_number_is_its_place_in_the_list() {
+        for (place, flag) in ResponseFlag::ALL.iter().enumerate() {
+            assert_eq!(*flag as usize, place);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::refusal::Subject;
 use crate::ring;
 use crate::shard::Shard;
 use crate::socket::Listener;
-use crate::{inbound, outbound, plaintext};
+use crate::{inbound, outbound, plaintext, socks5};
 
 /// Longest pause after an accept that failed for want of descriptors or memory.
 const BACKOFF_MS_MAX: u64 = 1_000;
@@ -23,19 +23,21 @@ pub(crate) enum Capture {
     Inbound,
     /// Plain connections to the pod (15006).
     InboundPlaintext,
+    /// Connections that the pod asks for by SOCKS5 (15080).
+    Socks5,
 }
 
 impl Capture {
     fn seat(self) -> SeatKind {
         match self {
-            Self::Outbound | Self::InboundPlaintext => SeatKind::Connection,
+            Self::Outbound | Self::InboundPlaintext | Self::Socks5 => SeatKind::Captured(self.direction()),
             Self::Inbound => SeatKind::Tunnel,
         }
     }
 
     fn direction(self) -> Direction {
         match self {
-            Self::Outbound => Direction::Outbound,
+            Self::Outbound | Self::Socks5 => Direction::Outbound,
             Self::Inbound | Self::InboundPlaintext => Direction::Inbound,
         }
     }
@@ -74,6 +76,7 @@ pub(crate) async fn run(shard: Rc<Shard>, pod: Rc<Pod>, listener: Rc<Listener>, 
             Capture::Outbound => shard.spawn(outbound::serve(seat, socket, peer)),
             Capture::Inbound => shard.spawn(inbound::serve(seat, socket, peer)),
             Capture::InboundPlaintext => shard.spawn(plaintext::serve(seat, socket, peer)),
+            Capture::Socks5 => shard.spawn(socks5::serve(seat, socket, peer)),
         }
     }
 }

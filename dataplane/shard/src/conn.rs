@@ -4,17 +4,20 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::time::SystemTime;
 
+use halo_core::access::{AccessLine, Event};
 use halo_core::id::Identity;
 use halo_core::labels::Ends;
+use halo_core::net::{Authority, HBONE_PORT};
 use halo_core::outcome::Reason;
 use halo_core::relay::{Relay, Way};
 use halo_core::report::{ConnectionReport, Direction, Transport};
 
 use crate::pod::Pod;
-use crate::refusal::Subject;
 use crate::ring;
 use crate::socket::Closer;
+use crate::telemetry::Account;
 use crate::timer::{Deadline, Timers};
 use crate::tunnel::{Stream, Tunnel};
 
@@ -40,12 +43,14 @@ pub(crate) enum Original {
     Address(SocketAddr),
     /// The authority of a CONNECT request.
     Authority(Box<str>),
+    /// The destination of a captured connection, and the authority of the CONNECT request that carries it.
+    Carried(SocketAddr, Authority),
 }
 
 impl fmt::Display for Original {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(address) => address.fmt(out),
+            Self::Address(address) | Self::Carried(address, _) => address.fmt(out),
             Self::Authority(authority) => authority.fmt(out),
         }
     }
@@ -55,6 +60,7 @@ impl fmt::Display for Original {
 pub(crate) struct Conn {
     pub(crate) pod: Rc<Pod>,
     pub(crate) parties: Parties,
+    pub(crate) account: Account,
     /// Bytes from the client side.
     pub(crate) received: Cell<u64>,
     /// Bytes back to the client side.
@@ -67,10 +73,11 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(pod: Rc<Pod>, parties: Parties, half_close_ms_max: u64) -> Self {
+    pub(crate) fn new(pod: Rc<Pod>, parties: Parties, account: Account, half_close_ms_max: u64) -> Self {
         Self {
             pod,
             parties,
+            account,
             received: Cell::new(0),
             sent: Cell::new(0),
             relay: RefCell::new(Relay::new(half_close_ms_max)),
@@ -121,6 +128,7 @@ impl Conn {
             Way::Downstream => &self.sent,
         };
         total.set(total.get() + bytes);
+        self.account.moved(way, bytes);
         let mut relay = self.relay.borrow_mut();
         if relay.poll_timeout().is_some() {
             relay.progress(ring::now_ms());
@@ -151,14 +159,29 @@ impl Conn {
         self.half_close.replace(Some(deadline));
     }
 
-    /// Whom a line about its end is about.
-    pub(crate) fn subject(&self) -> Subject<'_> {
-        Subject {
-            pod: &self.pod,
-            direction: self.parties.direction,
-            source: self.parties.source,
-            destination: Some(self.parties.destination),
-            identity: self.parties.source_identity.as_ref(),
+    /// A line about it.
+    pub(crate) fn line(&self, event: Event, reason: Reason) -> AccessLine {
+        let parties = &self.parties;
+        let (destination, authority) = match &parties.original {
+            Original::Address(_) => (parties.destination, None),
+            // The client dialled the tunnel's port; the application's own is in the authority.
+            Original::Authority(authority) => {
+                (SocketAddr::new(parties.destination.ip(), HBONE_PORT), Some(authority.clone()))
+            }
+            Original::Carried(_, authority) => (parties.destination, Some(authority.to_string().into())),
+        };
+        AccessLine {
+            time: SystemTime::now(),
+            event,
+            direction: parties.direction,
+            source: parties.source,
+            destination: Some(destination),
+            authority,
+            traffic: Some(self.account.traffic().clone()),
+            bytes: (self.received.get(), self.sent.get()),
+            duration_ms: ring::now_ms().saturating_sub(self.account.begun_ms),
+            reason,
+            more: 0,
         }
     }
 

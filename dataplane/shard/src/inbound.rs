@@ -30,6 +30,7 @@ use crate::shard::{Shard, Tracked};
 use crate::socket::Socket;
 use crate::tls::Handshake;
 use crate::tunnel::{Side, Start, Stream, StreamOf, Tunnel, dial};
+use crate::wake::Finally;
 
 /// The client's end of an accepted tunnel: what every request on it has in common.
 pub(crate) struct Peer {
@@ -110,17 +111,29 @@ pub(crate) fn admit(
 /// Takes a request to the application and starts to relay it. The relay is a task of its own: it needs a fraction of
 /// the state that this one does.
 async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: RequestHead) {
+    // Whatever fails here, the client hears of it.
+    let _answered = Finally(|| {
+        if std::thread::panicking() {
+            stream.tunnel.finish(&stream.stream);
+        }
+    });
     match open(&shard, &peer, &stream, head).await {
         Ok((tracked, app)) => {
-            let relayed = relay::hbone(tracked, app, Way::Downstream, stream, {
+            let relayed = relay::hbone(tracked, app, Way::Downstream, stream.clone(), {
                 let shard = shard.clone();
-                move |_, reason| ended(&shard, &peer, reason)
+                move |conn, reason| {
+                    shard.finished(conn, reason);
+                    drop(peer);
+                }
             });
             shard.spawn(relayed);
         }
-        Err(reason) => {
+        Err((reason, tracked)) => {
             stream.tunnel.refuse(&stream.stream, reason.outcome().status);
-            ended(&shard, &peer, reason);
+            match tracked {
+                Some(tracked) => shard.finished(&tracked.conn, reason),
+                None => ended(&shard, &peer, reason),
+            }
         }
     }
 }
@@ -131,20 +144,20 @@ fn ended(shard: &Shard, peer: &Peer, reason: Reason) {
         direction: Direction::Inbound,
         source: peer.client,
         destination: Some(peer.local),
-        identity: Some(&peer.identity),
     };
     shard.ended(subject, reason);
 }
 
-/// Decides on a request and connects to the application.
+/// Decides on a request and connects to the application. What is refused after it was tracked comes back with its reason.
 async fn open(
     shard: &Rc<Shard>,
     peer: &Rc<Peer>,
     stream: &StreamOf,
     head: RequestHead,
-) -> Result<(Tracked, Socket), Reason> {
-    let seat = peer.pod.seat(shard, SeatKind::Connection)?;
-    let admitted = decide(shard, peer, &head).await?;
+) -> Result<(Tracked, Socket), (Reason, Option<Tracked>)> {
+    let untracked = |reason| (reason, None);
+    let seat = peer.pod.seat(shard, SeatKind::Connection).map_err(untracked)?;
+    let admitted = decide(shard, peer, &head).await.map_err(untracked)?;
     let target = admitted.target;
     let parties = Parties {
         direction: Direction::Inbound,
@@ -164,13 +177,16 @@ async fn open(
     let tracked = shard.track(&peer.pod, parties).seated(seat);
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
     if target.proxy.is_some() {
-        return Err(Reason::Unsupported);
+        return Err((Reason::Unsupported, Some(tracked)));
     }
-    let app = plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await?;
+    let app = match plaintext::connect_to_app(shard, &peer.pod, peer.client.ip(), target.connect).await {
+        Ok(app) => app,
+        Err(reason) => return Err((reason, Some(tracked))),
+    };
     tracked.conn.hold_socket(app.closer());
     if let Some(reason) = tracked.conn.outcome().or(stream.stream.failed()) {
         app.closer().abort();
-        return Err(reason);
+        return Err((reason, Some(tracked)));
     }
     stream.tunnel.respond(&stream.stream, &admitted.response);
     Ok((tracked, app))
@@ -204,12 +220,15 @@ async fn decide(shard: &Rc<Shard>, peer: &Peer, head: &RequestHead) -> Result<Ad
         };
         let identity = Some(&peer.identity);
         let destination = target.destination;
+        if shard.is_own_port(destination.port()) {
+            return Ok(Err(Reason::OwnPort));
+        }
         let connection = rbac::Connection { source: peer.client, identity, destination, workload };
         Ok(match shard.verdict(snapshot, &connection) {
             Some(reason) => Err(reason),
             None => Ok(Admitted {
                 source: source(snapshot, peer, head),
-                response: accepted(workload),
+                response: accepted(shard, workload),
                 workload: workload.clone(),
                 target,
             }),
@@ -239,7 +258,8 @@ fn source(snapshot: &Snapshot, peer: &Peer, head: &RequestHead) -> Party {
 }
 
 /// The answer to a request that was let in.
-fn accepted(workload: &Workload) -> ConnectResponse {
-    let headers = vec![("baggage".to_owned(), Baggage::of(workload).to_string())];
+fn accepted(shard: &Shard, workload: &Workload) -> ConnectResponse {
+    let baggage = shard.options.response_baggage.then(|| Baggage::of(workload).to_string());
+    let headers = baggage.into_iter().map(|baggage| ("baggage".to_owned(), baggage)).collect();
     ConnectResponse { status: 200, headers }
 }

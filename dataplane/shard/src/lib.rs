@@ -9,9 +9,11 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod access;
 mod buffers;
 mod conn;
 mod demand;
+mod dns;
 mod inbound;
 mod mailbox;
 mod netns;
@@ -28,15 +30,18 @@ mod shard;
     reason = "descriptors of the runtime's sockets, and one connect(2) without a library form"
 )]
 mod socket;
+mod socks5;
 mod start;
 mod stats;
+mod telemetry;
 mod timer;
 pub mod tls;
 mod tunnel;
 mod wake;
 
+pub use access::{AccessOutput, AccessSink};
 pub use demand::Ask;
+pub use dns::DnsConfig;
 pub use mailbox::{BindError, Mailbox, Message, PodSpec, Reply};
-pub use refusal::Refusal;
 pub use ring::{RingKind, now_ms, probe_io_uring};
 pub use start::{ShardConfig, StartError, start};

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 
 use halo_core::net::Listeners;
-use halo_core::report::ShardReport;
+use halo_core::report::{ShardReport, View};
 use halo_core::snapshot::Snapshot;
 
 /// Called on the shard's thread with the answer to a message.
@@ -49,8 +49,8 @@ pub enum Message {
     AddPod(PodSpec, Reply<Result<(), BindError>>),
     /// Close a pod's listeners and cut its connections.
     RemovePod(Arc<str>, Reply<()>),
-    /// Describe yourself.
-    Inspect(Reply<ShardReport>),
+    /// Describe yourself, as far as asked.
+    Inspect(View, Reply<ShardReport>),
     /// Stop accepting, and answer once every connection has ended or the deadline has cut it.
     Drain(Reply<()>),
 }

@@ -1,4 +1,4 @@
-//! Connections that a pod opens (15001): where they go, and how.
+//! Connections that a pod opens (15001, and by SOCKS5): where they go, and how.
 //!
 //! original destination → own workload → `resolve` → plain TCP, or a stream on a tunnel. Nothing of the application's
 //! bytes is read before the far side has accepted, so until then another tunnel, another address and another endpoint
@@ -35,44 +35,58 @@ const ENDPOINTS_MAX: usize = 3;
 /// Tries for one connection in all: endpoints may have several addresses.
 const TRIES_MAX: usize = 6;
 
-/// Takes a captured connection to its destination and starts to relay it. The relay is a task of its own: it needs a
-/// fraction of the state that this one does.
+/// Takes a captured connection to its destination and starts to relay it.
 pub(crate) async fn serve(seat: Seat, socket: Socket, client: SocketAddr) {
-    match admit(&seat, &socket, client).await {
-        Some((tracked, Upstream::Tcp(upstream))) => plaintext::relay(seat, tracked, socket, upstream),
-        Some((tracked, Upstream::Hbone(opened))) => {
-            let (stream, place) = opened;
+    let destination = socket.original_destination(client);
+    let known = destination.as_ref().ok().copied();
+    let opened = match destination {
+        Ok(destination) => open(&seat, &socket, client, destination).await,
+        Err(_) => Err(Reason::LocalSocket),
+    };
+    match opened {
+        Ok(opened) => start(seat, socket, opened),
+        Err(reason) => {
+            let subject = Subject::new(&seat.pod, Direction::Outbound, client, known);
+            plaintext::refuse(&seat.shard, &socket, subject, reason);
+        }
+    }
+}
+
+/// A connection of a pod that its far side has accepted. It is tracked from then on.
+pub(crate) struct Opened {
+    tracked: Tracked,
+    upstream: Upstream,
+}
+
+/// Starts to relay. The relay is a task of its own: it needs a fraction of the state that opening does.
+pub(crate) fn start(seat: Seat, socket: Socket, opened: Opened) {
+    let Opened { tracked, upstream } = opened;
+    match upstream {
+        Upstream::Tcp(upstream) => plaintext::relay(seat, tracked, socket, upstream),
+        Upstream::Hbone(stream, place) => {
             let shard = tracked.shard.clone();
             let relayed = relay::hbone(tracked, socket, Way::Upstream, stream, move |conn, reason| {
-                seat.shard.ended(conn.subject(), reason);
+                seat.shard.finished(conn, reason);
                 drop((place, seat));
             });
             shard.spawn(relayed);
         }
-        None => {}
     }
 }
 
-/// Connects to where a captured connection goes, and tracks it; `None` once it is refused.
-async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Tracked, Upstream)> {
-    let (shard, pod) = (&seat.shard, &seat.pod);
-    let destination = socket.original_destination(client);
-    let subject = Subject::new(pod, Direction::Outbound, client, destination.as_ref().ok().copied());
-    let opened = match destination {
-        Ok(destination) => carry(shard, subject, socket, (pod, destination)).await,
-        Err(_) => Err(Reason::LocalSocket),
-    };
-    opened.map_err(|reason| plaintext::refuse(shard, socket, subject, reason)).ok()
-}
-
-async fn carry(
-    shard: &Rc<Shard>,
-    subject: Subject<'_>,
+/// Connects to where a connection of the pod goes, and tracks it.
+///
+/// # Errors
+/// Why it is refused; nothing of the application's bytes was read.
+pub(crate) async fn open(
+    seat: &Seat,
     socket: &Socket,
-    (pod, destination): (&Rc<Pod>, SocketAddr),
-) -> Result<(Tracked, Upstream), Reason> {
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> Result<Opened, Reason> {
+    let (shard, pod) = (&seat.shard, &seat.pod);
     let trace = [shard.random(), shard.random(), shard.random()];
-    let ask = Ask { shard, pod, subject, destination, begun_ms: ring::now_ms(), trace };
+    let ask = Ask { shard, pod, client, destination, begun_ms: ring::now_ms(), trace };
     let decided = route(&ask, &[]).await?;
     match connect::open(&ask, socket, &decided).await {
         Err(reason) => match decided.attempt().filter(|_| ask.may_retry(reason)) {
@@ -91,7 +105,7 @@ async fn elsewhere(
     socket: &Socket,
     failed: Attempt,
     mut reason: Reason,
-) -> Result<(Tracked, Upstream), Reason> {
+) -> Result<Opened, Reason> {
     let mut failed = vec![failed];
     while failed.len() < TRIES_MAX && ask.may_retry(reason) {
         let Ok(decided) = route(ask, &failed).await else {
@@ -126,7 +140,8 @@ fn is_worth_it(attempt: &Attempt, failed: &[Attempt]) -> bool {
 struct Ask<'a> {
     shard: &'a Rc<Shard>,
     pod: &'a Rc<Pod>,
-    subject: Subject<'a>,
+    /// The application's end.
+    client: SocketAddr,
     destination: SocketAddr,
     begun_ms: u64,
     /// Names the connection in the `traceparent` header.
@@ -175,9 +190,13 @@ impl Decided {
 /// the node has to ask for, and the certificate that a tunnel presents.
 async fn route(ask: &Ask<'_>, failed: &[Attempt]) -> Result<Decided, Reason> {
     let (shard, pod) = (ask.shard, ask.pod);
-    let (client, destination) = (ask.subject.source, ask.destination);
+    let (client, destination) = (ask.client, ask.destination);
     let decided = shard.wait_for(pod, |snapshot| {
         let source = shard.workload_of(snapshot, pod).ok_or(Reason::SourceUnknown)?;
+        let own = destination.ip().is_loopback() || source.addresses.contains(&destination.ip());
+        if own && shard.is_own_port(destination.port()) {
+            return Ok(Err(Reason::OwnPort));
+        }
         let captured = Captured { source, client, destination };
         let way = match resolve::resolve(snapshot, &captured, shard.random(), failed) {
             Route::Lookup(question) => {

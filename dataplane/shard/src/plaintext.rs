@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use halo_core::labels::{Ends, Party};
-use halo_core::net::is_own_port;
 use halo_core::outcome::Reason;
 use halo_core::rbac;
 use halo_core::report::{Direction, Transport};
@@ -66,7 +65,7 @@ async fn open(
     client: SocketAddr,
     destination: SocketAddr,
 ) -> Result<(Socket, Ends), Reason> {
-    if is_own_port(destination.port()) {
+    if shard.is_own_port(destination.port()) {
         return Err(Reason::OwnPort);
     }
     // The application hears nothing of a client that policy refuses.
@@ -124,7 +123,7 @@ pub(crate) fn track(shard: &Rc<Shard>, pod: &Rc<Pod>, parties: Parties, legs: [&
 pub(crate) fn relay(seat: Seat, tracked: Tracked, client: Socket, server: Socket) {
     let shard = tracked.shard.clone();
     let relayed = relay::plain(tracked, client, server, move |conn, reason| {
-        seat.shard.ended(conn.subject(), reason);
+        seat.shard.finished(conn, reason);
     });
     shard.spawn(relayed);
 }

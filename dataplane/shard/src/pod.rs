@@ -2,15 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
+use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, Listeners, OUTBOUND_PORT, SOCKS5_PORT};
 use halo_core::outcome::Reason;
+use halo_core::report::Direction;
 
 use crate::accept::{self, Capture};
+use crate::dns::{self, PodDns};
 use crate::mailbox::{BindError, PodSpec};
 use crate::shard::Shard;
 use crate::socket::{self, Dial, Listener, ListenerStop, Socket};
@@ -22,6 +24,8 @@ pub(crate) struct Pod {
     pub(crate) namespace: Arc<str>,
     pub(crate) service_account: Arc<str>,
     pub(crate) netns: Arc<OwnedFd>,
+    /// Whether its applications see their clients' own addresses.
+    lends_source: bool,
     /// Connections of the pod that are being opened or relayed, both ways.
     connections: Cell<usize>,
     /// Tunnels to the pod, with those in their handshake.
@@ -29,6 +33,9 @@ pub(crate) struct Pod {
     stopped: Cell<bool>,
     gone: Cell<bool>,
     listeners: RefCell<Vec<ListenerStop>>,
+    /// The search list of its resolver, where it is known.
+    pub(crate) dns_search: Option<Arc<[String]>>,
+    pub(crate) dns: PodDns,
 }
 
 impl Pod {
@@ -37,29 +44,23 @@ impl Pod {
     /// # Errors
     /// The step that failed.
     pub(crate) fn open(shard: &Rc<Shard>, spec: PodSpec) -> Result<Rc<Self>, BindError> {
-        let captures = [
-            (OUTBOUND_PORT, Capture::Outbound),
-            (INBOUND_PLAINTEXT_PORT, Capture::InboundPlaintext),
-            (HBONE_PORT, Capture::Inbound),
-        ];
-        let mut bound = Vec::with_capacity(captures.len());
-        for (port, capture) in captures {
-            let listener = Listener::bind(&shard.place, &spec.netns, port, &shard.sockets)
-                .map_err(|(step, error)| BindError { step, cause: format!("port {port}: {error}") })?;
-            bound.push((Rc::new(listener), capture));
-        }
+        let bound = bind(shard, &spec)?;
         let pod = Rc::new(Self {
             uid: spec.uid,
             name: spec.name,
             namespace: spec.namespace,
             service_account: spec.service_account,
             netns: spec.netns,
+            lends_source: spec.listeners == Listeners::Captured,
             connections: Cell::new(0),
             tunnels: Cell::new(0),
             stopped: Cell::new(false),
             gone: Cell::new(false),
             listeners: RefCell::new(bound.iter().map(|(listener, _)| listener.stop_handle()).collect()),
+            dns_search: spec.dns_search,
+            dns: PodDns::default(),
         });
+        dns::open(shard, &pod, spec.listeners)?;
         for (listener, capture) in bound {
             shard.spawn(accept::run(shard.clone(), pod.clone(), listener, capture));
         }
@@ -72,12 +73,19 @@ impl Pod {
         for listener in self.listeners.take() {
             listener.stop();
         }
+        self.dns.stop();
+    }
+
+    /// Has a listener stop with the others.
+    pub(crate) fn stops(&self, listener: ListenerStop) {
+        self.listeners.borrow_mut().push(listener);
     }
 
     /// Stops accepting for good: the pod is leaving the node, and nothing more is opened in its namespace.
     pub(crate) fn remove(&self) {
         self.gone.set(true);
         self.stop();
+        self.dns.cut();
     }
 
     /// Whether the pod has left the node.
@@ -100,12 +108,15 @@ impl Pod {
             return Err(Reason::LimitReached);
         }
         taken.set(taken.get() + 1);
+        if let Some(direction) = kind.socket() {
+            shard.telemetry.socket_opened(direction);
+        }
         Ok(Seat { shard: shard.clone(), pod: self.clone(), kind })
     }
 
     fn taken(&self, kind: SeatKind) -> &Cell<usize> {
         match kind {
-            SeatKind::Connection => &self.connections,
+            SeatKind::Connection | SeatKind::Captured(_) => &self.connections,
             SeatKind::Tunnel => &self.tunnels,
         }
     }
@@ -125,10 +136,10 @@ impl Pod {
         }
         let source = match leg {
             // From elsewhere nothing reaches the loopback address, which is where an application tunnel may lead.
-            Leg::ToApp { client } => {
+            Leg::ToApp { client } if self.lends_source => {
                 Some(client).filter(|client| *client != destination.ip() && !destination.ip().is_loopback())
             }
-            Leg::Out => None,
+            Leg::ToApp { .. } | Leg::Out => None,
         };
         let dial = Dial {
             place: &shard.place,
@@ -156,6 +167,33 @@ impl Pod {
     }
 }
 
+/// Binds the listeners of a pod.
+fn bind(shard: &Shard, spec: &PodSpec) -> Result<Vec<(Rc<Listener>, Capture)>, BindError> {
+    let captures = match spec.listeners {
+        Listeners::Captured => &[
+            (OUTBOUND_PORT, Capture::Outbound),
+            (INBOUND_PLAINTEXT_PORT, Capture::InboundPlaintext),
+            (HBONE_PORT, Capture::Inbound),
+        ][..],
+        Listeners::Own => &[(HBONE_PORT, Capture::Inbound)],
+    };
+    let failed = |port| move |(step, error)| BindError { step, cause: format!("port {port}: {error}") };
+    let mut bound = Vec::with_capacity(captures.len() + 1);
+    for (port, capture) in captures {
+        let listener =
+            Listener::bind(&shard.place, &spec.netns, *port, &shard.sockets).map_err(failed(*port))?;
+        bound.push((Rc::new(listener), *capture));
+    }
+    if shard.options.socks5 && spec.listeners == Listeners::Captured {
+        // For the pod's own applications alone.
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), SOCKS5_PORT);
+        let listener = Listener::bind_to(&shard.place, &spec.netns, address, &shard.sockets)
+            .map_err(|error| failed(SOCKS5_PORT)(("bind a listener", error)))?;
+        bound.push((Rc::new(listener), Capture::Socks5));
+    }
+    Ok(bound)
+}
+
 /// Where a connection from a pod's namespace leads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Leg {
@@ -171,10 +209,23 @@ pub(crate) enum Leg {
 /// What a [`Seat`] is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SeatKind {
-    /// A connection: captured, or a stream of an accepted tunnel.
+    /// A stream of an accepted tunnel.
     Connection,
+    /// A captured connection.
+    Captured(Direction),
     /// An accepted tunnel.
     Tunnel,
+}
+
+impl SeatKind {
+    /// Which way the socket goes that it is for, if it is for one of its own.
+    fn socket(self) -> Option<Direction> {
+        match self {
+            Self::Connection => None,
+            Self::Captured(direction) => Some(direction),
+            Self::Tunnel => Some(Direction::Inbound),
+        }
+    }
 }
 
 /// One place among a pod's connections or tunnels; dropping it gives the place back.
@@ -188,6 +239,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let taken = self.pod.taken(self.kind);
         taken.set(taken.get() - 1);
+        if let Some(direction) = self.kind.socket() {
+            self.shard.telemetry.socket_closed(direction);
+        }
         self.shard.conn_ended.notify();
     }
 }
@@ -205,11 +259,14 @@ pub(crate) mod tests {
             namespace: "shop".into(),
             service_account: "pay".into(),
             netns: Arc::new(netns.into()),
+            lends_source: true,
             connections: Cell::new(0),
             tunnels: Cell::new(0),
             stopped: Cell::new(false),
             gone: Cell::new(false),
             listeners: RefCell::default(),
+            dns_search: None,
+            dns: PodDns::default(),
         })
     }
 }

@@ -1,27 +1,35 @@
 //! One shard: everything that its core owns, and what the mailbox makes of it.
 
+mod drain;
+mod report;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use halo_core::access::Event;
 use halo_core::certificate::{Certificate, Revocations};
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
+use halo_core::net::{SOCKS5_PORT, is_own_port};
+use halo_core::options::Options;
 use halo_core::outcome::Reason;
 use halo_core::pool::{Pool, TunnelId, WaiterId};
 use halo_core::rbac;
-use halo_core::report::{Direction, ShardReport, Transport};
+use halo_core::report::{Direction, Transport};
 use halo_core::resolve;
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
+use crate::access::AccessLog;
 use crate::buffers::Buffers;
 use crate::conn::{Conn, Parties};
 use crate::demand::{Demand, Missing};
+use crate::dns::{self, Dns, DnsConfig};
 use crate::mailbox::{BindError, PodSpec};
 use crate::netns::Place;
 use crate::pod::{Pod, Seat};
@@ -29,14 +37,12 @@ use crate::pool::Waiter;
 use crate::refusal::{Refusals, Subject};
 use crate::ring;
 use crate::socket::SocketOptions;
-use crate::stats::{self, Latencies};
+use crate::stats::Latencies;
+use crate::telemetry::Telemetry;
 use crate::timer::Timers;
-use crate::tls::{PeerChain, RecordsKind, RevocationLists, TlsConfig};
-use crate::tunnel::{CLOSE_MS_MAX, Side, Tunnel};
+use crate::tls::{PeerChain, RecordsKind, RevocationLists, Terms, TlsConfig};
+use crate::tunnel::{Side, Tunnel};
 use crate::wake::{Broadcast, Signal};
-
-/// Between two looks at whether a drain is done, ms, where nothing tells of it.
-const DRAIN_LOOK_MS: u64 = 5;
 
 /// What a shard owns. Nothing in it is shared with another thread but `counters`, which only this one writes.
 pub(crate) struct Shard {
@@ -56,6 +62,8 @@ pub(crate) struct Shard {
     /// This shard's own handle on the maps, so that a decision counts references on this core alone.
     snapshot: RefCell<Rc<Snapshot>>,
     pub(crate) latencies: Latencies,
+    refusals: Refusals,
+    pub(crate) dns: Dns,
     changed: Broadcast,
     pods: RefCell<HashMap<Arc<str>, Rc<Pod>>>,
     conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
@@ -79,10 +87,13 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) records: RecordsKind,
     pub(crate) ipv6: bool,
+    pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) place: Place,
-    pub(crate) refusals: Refusals,
+    pub(crate) place: Rc<Place>,
+    pub(crate) access: Rc<AccessLog>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) demand: Demand,
+    pub(crate) dns_config: DnsConfig,
 }
 
 impl std::ops::Deref for Shard {
@@ -96,10 +107,20 @@ impl std::ops::Deref for Shard {
 impl Shard {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let pool = Pool::new(parts.limits.streams_per_tunnel_max, parts.limits.tunnel_idle_ms_max);
+        let sockets = SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6, parts.options);
+        let timers: Rc<Timers> = Rc::default();
+        let dns = Dns::new(dns::Parts {
+            config: parts.dns_config.clone(),
+            place: parts.place.clone(),
+            sockets: sockets.clone(),
+            timers: timers.clone(),
+            counters: parts.counters.clone(),
+        });
         Rc::new(Self {
-            sockets: SocketOptions::for_host(parts.limits.packet_mark, parts.ipv6),
+            sockets,
             parts,
-            timers: Rc::default(),
+            timers,
+            dns,
             buffers: Buffers::default(),
             pool: RefCell::new(pool),
             pool_changed: Signal::default(),
@@ -109,6 +130,7 @@ impl Shard {
             inner: RefCell::default(),
             snapshot: RefCell::default(),
             latencies: Latencies::default(),
+            refusals: Refusals::default(),
             changed: Broadcast::default(),
             pods: RefCell::default(),
             conns: RefCell::default(),
@@ -127,10 +149,50 @@ impl Shard {
         ring::spawn(task, move |_| counters.closed(Reason::Defect));
     }
 
-    /// Counts a connection that ended or was refused, and tells of it where people should know.
+    /// Counts a connection that was refused before its ends were known, and tells of it where people should know.
     pub(crate) fn ended(&self, subject: Subject<'_>, reason: Reason) {
         self.counters.closed(reason);
-        self.refusals.tell(subject, reason);
+        if reason == Reason::CertRevoked && subject.direction == Direction::Inbound {
+            self.telemetry.crl_rejected_inbound();
+        }
+        if !self.access.wants(Event::Refused) {
+            return;
+        }
+        if let Some(more) = self.refusals.tells(&subject.pod.uid, reason, ring::now_ms()) {
+            self.access.push(subject.line(reason, more), &self.timers);
+        }
+    }
+
+    /// Counts a tracked connection that ended, and tells of it. What is said of the same connection later is ignored.
+    pub(crate) fn finished(&self, conn: &Conn, reason: Reason) {
+        if self.settle(conn, reason) {
+            self.counters.closed(reason);
+        }
+    }
+
+    /// Counts a connection that was refused once its ends were known, by policy or because its upstream could not be
+    /// reached, and tells of it as of one that was open for a moment.
+    #[allow(dead_code, reason = "called where a flow knows the ends of what it refuses")]
+    pub(crate) fn refused(&self, pod: &Rc<Pod>, parties: Parties, reason: Reason) {
+        let account = self.telemetry.open(&parties, ring::now_ms());
+        let conn = Conn::new(pod.clone(), parties, account, self.limits.half_close_ms_max);
+        self.tell(Event::Opened, &conn, reason);
+        self.finished(&conn, reason);
+    }
+
+    fn settle(&self, conn: &Conn, reason: Reason) -> bool {
+        let first = conn.account.close(reason, ring::now_ms());
+        if first {
+            let event = if reason == Reason::Complete { Event::Complete } else { Event::Failed };
+            self.tell(event, conn, reason);
+        }
+        first
+    }
+
+    fn tell(&self, event: Event, conn: &Conn, reason: Reason) {
+        if self.access.wants(event) {
+            self.access.push(conn.line(event, reason), &self.timers);
+        }
     }
 
     /// The generation to decide by.
@@ -163,6 +225,9 @@ impl Shard {
         self.counters.snapshots.increment();
         self.recheck(&old, &snapshot);
         self.close_tunnels_to_the_gone(&old, &snapshot);
+        if old.mesh.trust_domain_aliases != snapshot.mesh.trust_domain_aliases {
+            self.tls.borrow_mut().clear();
+        }
         if !old.certificates.ptr_eq(&snapshot.certificates) {
             self.tls.borrow_mut().retain(|identity, _| snapshot.certificates.contains_key(identity));
         }
@@ -240,8 +305,10 @@ impl Shard {
         for tunnel in self.tunnels_where(|tunnel| tunnel.ended().is_none() && self.revoked(&tunnel.peer)) {
             self.counters.crl_rejections.increment();
             tunnel.revoke();
-            if let Side::Outbound(id) = tunnel.side {
-                self.retire_tunnel(id);
+            match &tunnel.side {
+                Side::Outbound(id) => self.retire_tunnel(*id),
+                Side::Inbound(_) => self.telemetry.crl_rejected_inbound(),
+                Side::Inner(_) => {}
             }
         }
     }
@@ -258,6 +325,11 @@ impl Shard {
             rbac::Event::Missing(_) => self.counters.policies_missing.increment(),
         });
         verdict.reason()
+    }
+
+    /// Whether a port is one of our own listeners in every pod: a connection to it through us would loop.
+    pub(crate) fn is_own_port(&self, port: u16) -> bool {
+        is_own_port(port) || (self.options.socks5 && port == SOCKS5_PORT)
     }
 
     /// The mesh's own record of a local pod, once the control plane has delivered it.
@@ -345,14 +417,18 @@ impl Shard {
             return Some(config.clone());
         }
         let revocations = self.revocations.borrow().clone();
-        let config = Rc::new(TlsConfig::with_revocations(certificate, revocations).ok()?);
+        let aliases = &snapshot.mesh.trust_domain_aliases;
+        let terms = Terms { mode: self.options.tls, aliases: aliases.iter().cloned().collect(), revocations };
+        let config = Rc::new(TlsConfig::on_terms(certificate, terms).ok()?);
         cache.insert(identity.clone(), (certificate.clone(), config.clone()));
         Some(config)
     }
 
     /// Tracks a connection until the guard is dropped.
     pub(crate) fn track(self: &Rc<Self>, pod: &Rc<Pod>, parties: Parties) -> Tracked {
-        let conn = Rc::new(Conn::new(pod.clone(), parties, self.limits.half_close_ms_max));
+        let account = self.telemetry.open(&parties, ring::now_ms());
+        let conn = Rc::new(Conn::new(pod.clone(), parties, account, self.limits.half_close_ms_max));
+        self.tell(Event::Opened, &conn, Reason::Complete);
         let id = self.unique();
         self.conns.borrow_mut().insert(id, conn.clone());
         match (conn.parties.direction, conn.parties.transport) {
@@ -398,53 +474,6 @@ impl Shard {
         self.place.leave(&pod.netns);
     }
 
-    /// Stops accepting, lets what is open end, and cuts it at the deadline.
-    pub(crate) async fn drain(&self) {
-        self.draining.set(true);
-        for pod in self.pods.borrow().values() {
-            pod.stop();
-        }
-        for tunnel in self.tunnels_where(|_| true) {
-            tunnel.drain();
-        }
-        let busy = || self.pods.borrow().values().any(|pod| pod.connections() > 0);
-        let announced = || self.tunnels_where(|tunnel| !tunnel.is_closing()).is_empty();
-        // A client that has been told may still have a request on its way until it answers.
-        let quiet = async {
-            while busy() || !announced() {
-                ring::within_ms(DRAIN_LOOK_MS, self.conn_ended.next()).await;
-            }
-        };
-        if ring::within_ms(self.limits.drain_ms_max, quiet).await.is_none() {
-            for conn in self.conns_where(|_| true) {
-                conn.cut(Reason::Drained);
-            }
-        }
-        // What is within another tunnel can only be sent while that one is open.
-        self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_))).await;
-        self.close_tunnels(|_| true).await;
-        // One more turn or two, so that the last resets leave.
-        ring::sleep_ms(20).await;
-    }
-
-    /// Closes tunnels. A connection is complete once its last bytes are sealed; here they leave before the process ends.
-    async fn close_tunnels(&self, which: impl Fn(&Tunnel) -> bool) {
-        for tunnel in self.tunnels_where(&which) {
-            tunnel.close();
-        }
-        let sent = async {
-            while !self.tunnels_where(|tunnel| which(tunnel) && !tunnel.is_sent()).is_empty() {
-                ring::sleep_ms(1).await;
-            }
-        };
-        ring::within_ms(CLOSE_MS_MAX, sent).await;
-    }
-
-    /// Whether drain has begun.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
     fn conns_where(&self, matches: impl Fn(&Conn) -> bool) -> Vec<Rc<Conn>> {
         self.conns.borrow().values().filter(|conn| matches(conn)).cloned().collect()
     }
@@ -453,22 +482,6 @@ impl Shard {
         let (dialled, accepted, inner) = (self.dialled.borrow(), self.accepted.borrow(), self.inner.borrow());
         let all = dialled.values().chain(accepted.values()).chain(inner.values());
         all.filter(|tunnel| matches(tunnel)).cloned().collect()
-    }
-
-    /// The live view of the shard.
-    pub(crate) fn report(&self) -> ShardReport {
-        ShardReport {
-            shard: self.index,
-            core: self.core,
-            ring: self.ring,
-            generation: self.snapshot.borrow().generation,
-            cpu_ns: stats::thread_cpu_ns(),
-            pods: self.pods.borrow().len(),
-            tunnels: self.tunnels_where(|_| true).len(),
-            counters: self.counters.list(),
-            latencies: self.latencies.report(),
-            connections: self.conns.borrow().values().map(|conn| conn.report()).collect(),
-        }
     }
 }
 
@@ -497,6 +510,8 @@ impl Drop for Tracked {
         if std::thread::panicking() {
             self.conn.cut(Reason::Defect);
         }
+        // What a flow has not finished is over all the same; its task counts a defect itself.
+        self.shard.settle(&self.conn, self.conn.outcome().unwrap_or(Reason::Defect));
         self.shard.conns.borrow_mut().remove(&self.id);
         self.shard.conn_ended.notify();
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halo_core::net::{OUTBOUND_PORT, canonical};
+use halo_core::options::{Options, OriginalSource};
 use monoio::buf::{IoBuf, SliceMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::{TcpListener, TcpStream};
@@ -22,14 +23,11 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use crate::netns::Place;
 use crate::ring;
 
+mod datagram;
+pub(crate) use datagram::Datagrams;
+
 /// Connections that wait to be accepted on one listener.
 const BACKLOG: i32 = 1024;
-/// Keepalive of connections to applications and peers, as the stock node proxy sets it.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(180))
-    .with_interval(Duration::from_secs(180))
-    .with_retries(9);
-
 /// What every socket of this process carries.
 #[derive(Debug, Clone)]
 pub(crate) struct SocketOptions {
@@ -39,14 +37,15 @@ pub(crate) struct SocketOptions {
     pub(crate) local_congestion: Option<&'static str>,
     /// Whether listeners take IPv6 beside IPv4.
     pub(crate) ipv6: bool,
+    pub(crate) chosen: Options,
 }
 
 impl SocketOptions {
     /// The options for this host: cubic inside pods where the host's default is bbr.
-    pub(crate) fn for_host(mark: u32, ipv6: bool) -> Self {
+    pub(crate) fn for_host(mark: u32, ipv6: bool, chosen: Options) -> Self {
         let default = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
         let bbr = default.is_ok_and(|name| name.trim() == "bbr");
-        Self { mark, local_congestion: bbr.then_some("cubic"), ipv6 }
+        Self { mark, local_congestion: bbr.then_some("cubic"), ipv6, chosen }
     }
 
     fn apply(&self, socket: &RawSocket) -> io::Result<()> {
@@ -54,7 +53,31 @@ impl SocketOptions {
             socket.set_mark(self.mark)?;
         }
         socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&KEEPALIVE)
+        let seconds = |count: u32| Duration::from_secs(count.into());
+        if let Some(keepalive) = self.chosen.keepalive {
+            let probes = TcpKeepalive::new()
+                .with_time(seconds(keepalive.time_s))
+                .with_interval(seconds(keepalive.interval_s))
+                .with_retries(keepalive.retries);
+            socket.set_tcp_keepalive(&probes)?;
+        }
+        if let Some(timeout) = self.chosen.user_timeout_s {
+            socket.set_tcp_user_timeout(Some(seconds(timeout)))?;
+        }
+        Ok(())
+    }
+
+    /// Lets a socket use addresses that are not the pod's.
+    fn apply_transparent(&self, socket: &RawSocket, ipv4: bool) -> io::Result<bool> {
+        let set = match (self.chosen.original_source, ipv4) {
+            (OriginalSource::Never, _) => return Ok(false),
+            (_, true) => socket.set_ip_transparent_v4(true),
+            (_, false) => socket.set_ip_transparent_v6(true),
+        };
+        match (self.chosen.original_source, set) {
+            (OriginalSource::Auto, Err(_)) => Ok(false),
+            (_, set) => set.map(|()| true),
+        }
     }
 
     /// Best effort: a host without cubic keeps its default.
@@ -96,8 +119,25 @@ impl Listener {
             ipv4()
         };
         let socket = socket.map_err(|error| ("bind a listener", error))?;
-        let inner = TcpListener::from_std(StdListener::from(socket));
-        inner.map(|inner| Self { inner }).map_err(|error| ("register a listener", error))
+        Self::register(socket).map_err(|error| ("register a listener", error))
+    }
+
+    /// Binds one address of `netns`, as [`Listener::bind`] binds all.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn bind_to(
+        place: &Place,
+        netns: &Arc<OwnedFd>,
+        address: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<Self> {
+        place.enter(netns)?;
+        listening(address, options).and_then(Self::register)
+    }
+
+    fn register(socket: RawSocket) -> io::Result<Self> {
+        TcpListener::from_std(StdListener::from(socket)).map(|inner| Self { inner })
     }
 
     /// Waits for the next connection. Never drop this future: the runtime would leak the accepted socket.
@@ -126,7 +166,8 @@ impl ListenerStop {
     }
 }
 
-fn no_ipv6(error: &io::Error) -> bool {
+/// Whether an address cannot be bound because the namespace has no such family, or no such address.
+pub(crate) fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
@@ -136,9 +177,9 @@ fn listening(address: SocketAddr, options: &SocketOptions) -> io::Result<RawSock
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(options.chosen.port_reuse)?;
     // Accepted sockets answer from addresses that are not the pod's. One kernel flag serves both families.
-    socket.set_ip_transparent_v4(true)?;
+    options.apply_transparent(&socket, true)?;
     options.apply(&socket)?;
     if address.port() == OUTBOUND_PORT {
         options.apply_local(&socket);
@@ -357,12 +398,10 @@ impl Dial<'_> {
         if self.local {
             self.options.apply_local(&socket);
         }
-        if let Some(source) = self.source.filter(|source| source.is_ipv4() == destination.is_ipv4()) {
-            match source {
-                // Binding to an address that is not the pod's needs no IP_FREEBIND besides (inet_can_nonlocal_bind).
-                IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-                IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
-            }
+        // Binding to an address that is not the pod's needs no IP_FREEBIND besides (inet_can_nonlocal_bind).
+        if let Some(source) = self.source.filter(|source| source.is_ipv4() == destination.is_ipv4())
+            && self.options.apply_transparent(&socket, source.is_ipv4())?
+        {
             // The port is chosen at connect, per four-tuple, so one client address is not limited to 28 000 ports.
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(source, 0).into())?;

@@ -8,14 +8,17 @@ use std::thread;
 
 use halo_core::counters::Counters;
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 
+use crate::access::{AccessLog, AccessOutput};
 use crate::demand::{Ask, Demand};
+use crate::dns::DnsConfig;
 use crate::mailbox::{Inbox, Mailbox, Message, mailbox};
 use crate::netns::Place;
 use crate::pool;
-use crate::refusal::{Refusal, Refusals};
 use crate::ring::{self, Bell, Ring, RingKind};
 use crate::shard::{Parts, Shard};
+use crate::telemetry::{self, Telemetry};
 use crate::tls::RecordsKind;
 use crate::wake::Finally;
 
@@ -32,12 +35,18 @@ pub struct ShardConfig {
     pub records: RecordsKind,
     /// Whether its listeners take IPv6 beside IPv4.
     pub ipv6: bool,
+    /// How its connections are made.
+    pub options: Options,
     /// Which kernel interface it uses.
     pub ring: RingKind,
-    /// Where it tells of refused connections; bounded, so that a slow reader never holds the shard up.
-    pub refusals: mpsc::SyncSender<Refusal>,
+    /// Where its access lines go.
+    pub access: AccessOutput,
+    /// How long series of workloads that are gone are shown after their last use, ms.
+    pub series_expiry_ms: u64,
     /// How it asks for what connections wait for.
     pub ask: Ask,
+    /// How it does DNS.
+    pub dns: DnsConfig,
 }
 
 impl fmt::Debug for ShardConfig {
@@ -48,7 +57,9 @@ impl fmt::Debug for ShardConfig {
             .field("limits", &self.limits)
             .field("records", &self.records)
             .field("ipv6", &self.ipv6)
+            .field("options", &self.options)
             .field("ring", &self.ring)
+            .field("dns", &self.dns)
             .finish_non_exhaustive()
     }
 }
@@ -134,9 +145,12 @@ fn run(
         limits: config.limits,
         records: config.records,
         ipv6: config.ipv6,
+        options: config.options,
+        access: AccessLog::new(config.access, counters.clone()),
+        telemetry: Telemetry::new(counters.clone(), config.series_expiry_ms),
         counters,
-        place,
-        refusals: Refusals::new(config.refusals),
+        place: Rc::new(place),
+        dns_config: config.dns,
     };
     let _ = started.send(Ok(()));
     ring.run(serve(parts, inbox));
@@ -154,6 +168,7 @@ async fn serve(parts: Parts, inbox: Inbox) {
     let shard = Shard::new(parts);
     shard.spawn(shard.timers.clone().run());
     shard.spawn(pool::run(shard.clone()));
+    shard.spawn(telemetry::run(shard.clone()));
     let Ok(mut bell) = Bell::new(inbox.bell) else {
         return;
     };
@@ -188,7 +203,7 @@ fn act(shard: &Rc<Shard>, message: Message) {
             shard.remove_pod(&uid);
             reply(());
         }
-        Message::Inspect(reply) => reply(shard.report()),
+        Message::Inspect(view, reply) => reply(shard.report(view)),
         Message::Drain(reply) => {
             let draining = shard.clone();
             shard.spawn(async move {

@@ -1,9 +1,10 @@
-//! TLS 1.3 of an HBONE tunnel, as machines without I/O.
+//! TLS of an HBONE tunnel, as machines without I/O.
 //!
 //! A [`Handshake`] is driven with received bytes until it is done and then hands over [`Records`], which seal and open
 //! application data in the caller's buffers. rustls does every handshake; the default record layer is our own
 //! ([`RecordsKind::Sealed`]). Both peers always present a workload certificate; who may be at the far end is decided in
-//! `verify`. Nothing here resumes sessions, offers SNI, speaks TLS 1.2 or reads a socket.
+//! `verify`. TLS 1.2 is spoken only where the node is set to
+//! ([`Terms`]), and then by rustls' record layer. Nothing here resumes sessions, offers SNI or reads a socket.
 //!
 //! The end of a byte stream without [`Opened::Closed`] is a truncation; only the caller sees it and must report it.
 
@@ -20,7 +21,7 @@ mod signed;
 mod unbuffered;
 mod verify;
 
-pub use config::TlsConfig;
+pub use config::{Terms, TlsConfig};
 pub use error::{CertificateFault, TlsError};
 pub use handshake::{Handshake, Progress};
 pub use records::{AnyRecords, Opened, Records, RecordsKind};

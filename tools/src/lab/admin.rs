@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::Connection;
+use super::http::{Connection, Message};
 use super::netns::Netns;
 use super::{Doing, LabError, Result};
 
@@ -18,13 +18,19 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// One GET inside a namespace: status and body.
 pub fn get(netns: &Netns, port: u16, path: &str) -> Result<(u16, String)> {
+    let answer = ask(netns, port, ("GET", path), ANSWER_MAX)?;
+    Ok((answer.status().unwrap_or_default(), answer.text()))
+}
+
+/// One request inside a namespace, method and path, that is answered in time.
+pub fn ask(netns: &Netns, port: u16, (method, path): (&str, &str), limit: Duration) -> Result<Message> {
     let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let close = [("Connection".to_owned(), "close".to_owned())];
-    let ask = || Connection::open(target, ANSWER_MAX)?.request("GET", path, &close);
-    let doing = format!("GET http://{target}{path} in {}", netns.name());
+    let ask = || Connection::open(target, limit)?.request(method, path, &close);
+    let doing = format!("{method} http://{target}{path} in {}", netns.name());
     let answer = netns.within(ask)?.doing(&doing)?;
-    let status = answer.status().ok_or_else(|| std::io::Error::other("no status")).doing(&doing)?;
-    Ok((status, answer.text()))
+    answer.status().ok_or_else(|| std::io::Error::other("no status")).doing(&doing)?;
+    Ok(answer)
 }
 
 /// Whether what answers on this port is ready; the error says what it waits for.
@@ -113,11 +119,10 @@ fn parse(body: &str) -> serde_json::Result<Dump> {
         None => Vec::new(),
     };
     let certificates = list(&all["certificates"]).map(certificate).collect();
-    let states = all["workloadState"].as_object();
-    let connections = states
-        .into_iter()
-        .flatten()
-        .flat_map(|(uid, state)| list(&state["connections"]["inbound"]).map(move |c| connected(uid, c)))
+    let connections = list(&all["halo"]["shards"])
+        .flat_map(|shard| list(&shard["connections"]))
+        .filter(|connection| connection["direction"] == "inbound")
+        .map(connected)
         .collect();
     Ok(Dump { certificates, connections, shards, all })
 }
@@ -140,9 +145,9 @@ fn certificate(value: &Value) -> Certificate {
     }
 }
 
-fn connected(uid: &str, value: &Value) -> Connected {
+fn connected(value: &Value) -> Connected {
     Connected {
-        pod: uid.to_owned(),
+        pod: text(&value["pod"]),
         source: text(&value["src"]),
         source_identity: text(&value["srcIdentity"]),
         destination_identity: text(&value["dstIdentity"]),
@@ -159,16 +164,17 @@ mod tests {
             "certificates": [{"identity": "spiffe://cluster.local/ns/demo/sa/shop", "state": "Available",
                 "certChain": [{"pem": "", "serialNumber": "1", "validFrom": "2026-01-01T00:00:00Z",
                                "expirationTime": "2026-01-01T01:00:00Z"}], "rootCerts": []}],
-            "workloadState": {"u1": {"state": "Up", "info": {"name": "shop"}, "connections": {
-                "inbound": [{"src": "10.1.0.10:4000", "originalDst": null, "actualDst": "10.2.0.10:8080",
-                    "protocol": "HBONE", "srcIdentity": "spiffe://cluster.local/ns/demo/sa/web",
-                    "dstIdentity": "spiffe://cluster.local/ns/demo/sa/shop"}], "outbound": []}}},
-            "halo": {"shards": [{"shard": 1, "core": 0, "ring": "io_uring", "cpuNs": 5, "connections": [],
-                                 "counters": {"a": 1}, "later": true}]}
+            "halo": {"shards": [{"shard": 1, "core": 0, "ring": "io_uring", "cpuNs": 5, "counters": {"a": 1},
+                "later": true, "connections": [
+                    {"pod": "u1", "direction": "inbound", "src": "10.1.0.10:4000", "originalDst": null,
+                     "actualDst": "10.2.0.10:8080", "protocol": "HBONE",
+                     "srcIdentity": "spiffe://cluster.local/ns/demo/sa/web",
+                     "dstIdentity": "spiffe://cluster.local/ns/demo/sa/shop"},
+                    {"pod": "u1", "direction": "outbound", "src": "10.2.0.10:1"}]}]}
         }"#;
         let dump = parse(page).unwrap();
         assert_eq!(dump.certificates[0].expires, "2026-01-01T01:00:00Z");
-        assert_eq!(dump.connections[0].pod, "u1");
+        assert_eq!((dump.connections.len(), dump.connections[0].pod.as_str()), (1, "u1"));
         assert_eq!(dump.connections[0].source_identity, "spiffe://cluster.local/ns/demo/sa/web");
         assert_eq!((dump.shards[0].shard, dump.shards[0].cpu_ns), (1, 5));
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub environment: Vec<(String, String)>,
     /// More variables of the node of this name, which win over all others.
     pub of_node: BTreeMap<String, Vec<(String, String)>>,
+    /// What the proxies find at `/etc/resolv.conf`; the machine's own, if not given.
+    pub resolver: Option<PathBuf>,
 }
 
 impl Default for NodeOptions {
@@ -44,6 +46,7 @@ impl Default for NodeOptions {
             control_plane: None,
             environment: Vec::new(),
             of_node: BTreeMap::new(),
+            resolver: None,
         }
     }
 }
@@ -168,12 +171,26 @@ pub fn launch(
     let own = options.of_node.get(&node.name).into_iter().flatten();
     environment
         .extend(options.environment.iter().chain(own).map(|(name, value)| (name.clone(), text(value))));
+    let command = [lab.binary().into(), "node".into()];
+    let (program, arguments) = match &options.resolver {
+        Some(file) => with_resolver(file, &command),
+        None => (lab.binary().to_owned(), vec!["node".into()]),
+    };
     lab.spawn(Spec {
         name: name.to_owned(),
-        program: lab.binary().to_owned(),
-        arguments: vec!["node".into()],
+        program,
+        arguments,
         environment,
         netns: node.netns.clone(),
         piped: false,
     })
+}
+
+/// A command that sees this file at `/etc/resolv.conf`, as programs in a container see their own.
+pub fn with_resolver(file: &Path, command: &[OsString]) -> (PathBuf, Vec<OsString>) {
+    const MOUNT: &str = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let unshare = ["--mount", "--propagation", "private", "sh", "-c", MOUNT];
+    let arguments =
+        unshare.map(OsString::from).into_iter().chain([file.into()]).chain(command.iter().cloned());
+    ("unshare".into(), arguments.collect())
 }

@@ -65,7 +65,7 @@ fn visible(service: &Service, client_namespace: &str) -> bool {
 
 /// Of the services that the client sees: its own namespace's, else the last canonical one, else the preferred
 /// namespace's, else the first.
-fn preferred<'a>(
+pub(crate) fn preferred<'a>(
     snapshot: &Snapshot,
     client_namespace: &str,
     services: impl Iterator<Item = &'a Arc<Service>>,

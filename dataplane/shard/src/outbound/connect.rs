@@ -1,21 +1,19 @@
 //! Carries out one decision: opens the far side of a connection and tracks it.
 
-use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::net::SocketAddr;
 
 use halo_core::labels::{Ends, Party};
-use halo_core::net::{HostTarget, Target};
+use halo_core::net::Target;
 use halo_core::outcome::Reason;
 use halo_core::report::{Direction, Transport};
 use halo_core::resolve::{HboneRoute, TcpRoute};
 
 use super::stream::{self, Answered};
-use super::{Ask, Decided, Open, double};
+use super::{Ask, Decided, Open, Opened, double};
 use crate::conn::{Original, Parties};
 use crate::plaintext;
-use crate::pod::{Leg, Pod};
+use crate::pod::Leg;
 use crate::pool::Place;
-use crate::shard::{Shard, Tracked};
 use crate::socket::Socket;
 use crate::tunnel::StreamOf;
 
@@ -26,18 +24,14 @@ const ADDRESSES_MAX: usize = 3;
 pub(super) enum Upstream {
     Tcp(Socket),
     /// A stream, and its place on a tunnel of the pool.
-    Hbone((StreamOf, Option<Place>)),
+    Hbone(StreamOf, Option<Place>),
 }
 
 /// Opens what was decided.
 ///
 /// # Errors
 /// Why it could not be reached; nothing of the application's bytes was sent.
-pub(super) async fn open(
-    ask: &Ask<'_>,
-    socket: &Socket,
-    decided: &Decided,
-) -> Result<(Tracked, Upstream), Reason> {
+pub(super) async fn open(ask: &Ask<'_>, socket: &Socket, decided: &Decided) -> Result<Opened, Reason> {
     match &decided.way {
         Open::Tcp(to) => tcp(ask, socket, (decided, to)).await,
         Open::Hbone(to) => tunnelled(ask, socket, (decided, to)).await,
@@ -45,17 +39,13 @@ pub(super) async fn open(
 }
 
 /// Opens a plain connection: to a destination outside the mesh, or one that has no tunnels.
-async fn tcp(
-    ask: &Ask<'_>,
-    socket: &Socket,
-    (decided, to): (&Decided, &TcpRoute),
-) -> Result<(Tracked, Upstream), Reason> {
+async fn tcp(ask: &Ask<'_>, socket: &Socket, (decided, to): (&Decided, &TcpRoute)) -> Result<Opened, Reason> {
     let connect = async |address| ask.pod.connect(ask.shard, address, Leg::Out).await;
     let (destination, upstream) = first(ask, &to.target, connect).await?;
     let parties = Parties {
         direction: Direction::Outbound,
         transport: Transport::Tcp,
-        source: ask.subject.source,
+        source: ask.client,
         original: Original::Address(ask.destination),
         destination,
         source_identity: None,
@@ -67,7 +57,7 @@ async fn tcp(
         },
     };
     let tracked = plaintext::track(ask.shard, ask.pod, parties, [socket, &upstream]);
-    Ok((tracked, Upstream::Tcp(upstream)))
+    Ok(Opened { tracked, upstream: Upstream::Tcp(upstream) })
 }
 
 /// Opens a stream on a tunnel.
@@ -75,7 +65,7 @@ async fn tunnelled(
     ask: &Ask<'_>,
     socket: &Socket,
     (decided, to): (&Decided, &HboneRoute),
-) -> Result<(Tracked, Upstream), Reason> {
+) -> Result<Opened, Reason> {
     let open = async |peer| stream::open(ask, (decided, to), peer).await;
     let (destination, answered) = first(ask, &to.peer, open).await?;
     let (transport, stream, party, place) = match &to.inner {
@@ -85,15 +75,16 @@ async fn tunnelled(
             (Transport::Hbone, stream, Party::Known(to.workload.clone()), Some(place))
         }
         Some(accepted) => {
-            let (stream, party) = Box::pin(double::open(ask, (decided, to), accepted, answered)).await?;
+            let (stream, party) =
+                Box::pin(double::open(ask, (decided, to), accepted, (destination, answered))).await?;
             (Transport::DoubleHbone, stream, party, None)
         }
     };
     let parties = Parties {
         direction: Direction::Outbound,
         transport,
-        source: ask.subject.source,
-        original: Original::Address(ask.destination),
+        source: ask.client,
+        original: Original::Carried(ask.destination, to.authority_at(destination.ip())),
         destination,
         source_identity: Some(decided.source.identity()),
         destination_identity: Some(stream.tunnel.identity.clone()),
@@ -106,7 +97,7 @@ async fn tunnelled(
     let tracked = ask.shard.track(ask.pod, parties);
     tracked.conn.hold_socket(socket.closer());
     tracked.conn.hold_stream(&stream.tunnel, &stream.stream);
-    Ok((tracked, Upstream::Hbone((stream, place))))
+    Ok(Opened { tracked, upstream: Upstream::Hbone(stream, place) })
 }
 
 /// Opens the first address of a target that can be reached.
@@ -119,7 +110,7 @@ async fn first<T>(
         Target::Address(address) => return Ok((*address, open(*address).await?)),
         Target::Host(host) => host,
     };
-    let found = lookup(ask.shard, ask.pod, host).await?;
+    let found = ask.shard.dns.lookup(ask.pod, host).await?;
     let mut reason = Reason::NoHealthyUpstream;
     for ip in found.into_iter().take(ADDRESSES_MAX) {
         let address = SocketAddr::new(ip, host.port);
@@ -132,9 +123,4 @@ async fn first<T>(
         }
     }
     Err(reason)
-}
-
-/// The addresses of a host, in the order in which they are tried.
-async fn lookup(_shard: &Rc<Shard>, _pod: &Rc<Pod>, _host: &HostTarget) -> Result<Vec<IpAddr>, Reason> {
-    Err(Reason::Unsupported)
 }

@@ -1,6 +1,7 @@
 //! Opens one stream on a tunnel of the pool, and waits for the far side's answer.
 
-use std::net::SocketAddr;
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use halo_core::hbone::{ConnectRequest, ConnectResponse, OpenError};
 use halo_core::outcome::Reason;
 use halo_core::pool::PoolKey;
 use halo_core::resolve::HboneRoute;
+use halo_core::workload::Workload;
 
 use super::{Ask, Decided};
 use crate::pool::{self, Place};
@@ -16,6 +18,7 @@ use crate::ring;
 use crate::shard::Shard;
 use crate::stats::Phase;
 use crate::tunnel::{Stream, Tunnel};
+use crate::wake::Finally;
 
 /// Tunnels tried to one peer: a tunnel may be lost, or begin to drain, between being chosen and being used.
 const TUNNELS_MAX: u32 = 3;
@@ -38,12 +41,12 @@ pub(super) async fn open(
     let key = PoolKey {
         pod: ask.pod.uid.clone(),
         source: decided.source.identity(),
-        client: ask.subject.source.ip(),
+        client: address_of(&decided.source, ask.client.ip()),
         peer,
         identities: to.identities.clone(),
         workload: to.workload.uid.clone(),
     };
-    let request = request(ask, (decided, to));
+    let request = request(ask, (decided, to), peer);
     let mut tried = 1;
     loop {
         match try_open(ask, &key, &request).await {
@@ -92,26 +95,41 @@ pub(super) async fn answer(
         late.fail(Reason::AnswerTimeout);
         cut.reset(&late);
     });
+    let open = Cell::new(false);
+    let _finished = Finally(|| {
+        if !open.get() {
+            tunnel.finish(stream);
+        }
+    });
     let begin = Instant::now();
     let answer = stream.answer().await;
     shard.latencies.record(Phase::Answer, begin);
     drop(deadline);
-    let refused = match answer {
-        Ok(answer) if answer.status == 200 => return Ok(answer),
-        Ok(answer) => match answer.status {
-            401 => Reason::PolicyAtPeer,
-            503 => Reason::PeerUnavailable,
-            _ => Reason::PeerStatus,
-        },
-        Err(reason) => reason,
-    };
-    tunnel.finish(stream);
-    Err(refused)
+    let answer = answer?;
+    match answer.status {
+        200 => {
+            open.set(true);
+            Ok(answer)
+        }
+        401 => Err(Reason::PolicyAtPeer),
+        503 => Err(Reason::PeerUnavailable),
+        _ => Err(Reason::PeerStatus),
+    }
+}
+
+/// The address that the far side sees a client at: an application that asks over the loopback interface goes out from its
+/// pod's own.
+fn address_of(source: &Workload, client: IpAddr) -> IpAddr {
+    source.addresses.first().copied().filter(|_| client.is_loopback()).unwrap_or(client)
 }
 
 /// The CONNECT request: where to, who asks, and for whom.
-pub(super) fn request(ask: &Ask<'_>, (decided, to): (&Decided, &HboneRoute)) -> ConnectRequest {
-    let mut forwarded = format!("for=\"{}\"", ask.subject.source);
+pub(super) fn request(
+    ask: &Ask<'_>,
+    (decided, to): (&Decided, &HboneRoute),
+    peer: SocketAddr,
+) -> ConnectRequest {
+    let mut forwarded = format!("for=\"{}\"", ask.client);
     if let Some(service) = &to.service {
         forwarded.push_str(";host=");
         forwarded.push_str(&service.key.hostname);
@@ -122,5 +140,5 @@ pub(super) fn request(ask: &Ask<'_>, (decided, to): (&Decided, &HboneRoute)) -> 
         ("forwarded".to_owned(), forwarded),
         ("traceparent".to_owned(), format!("00-{high:016x}{low:016x}-{span:016x}-00")),
     ];
-    ConnectRequest { authority: to.authority.to_string(), headers }
+    ConnectRequest { authority: to.authority_at(peer.ip()).to_string(), headers }
 }

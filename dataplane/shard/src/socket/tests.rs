@@ -14,7 +14,8 @@ fn on_each_ring<F: Future<Output = ()>>(with: impl Fn(Rc<Listener>, SocketAddr, 
         Ring::build(kind).unwrap().run(async {
             let place = Place::home().unwrap();
             let netns = Arc::new(OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap()));
-            let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
+            let options =
+                SocketOptions { mark: 0, local_congestion: None, ipv6: true, chosen: Options::default() };
             let listener = Rc::new(Listener::bind(&place, &netns, 0, &options).unwrap());
             let port = listener.inner.local_addr().unwrap().port();
             with(listener, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), place).await;
@@ -114,7 +115,8 @@ fn a_refused_dial_is_an_error_of_the_upstream_and_not_of_this_host() {
         drop(listener);
         ring::sleep_ms(5).await;
         let netns = Arc::new(OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap()));
-        let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
+        let options =
+            SocketOptions { mark: 0, local_congestion: None, ipv6: true, chosen: Options::default() };
         let dial =
             Dial { place: &place, netns: &netns, options: &options, source: None, local: true, ms_max: 1000 };
         let refused = dial.connect(address).await.err().unwrap();

@@ -10,7 +10,7 @@ use halo_core::id::Identity;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::{AlertDescription, Error};
+use rustls::{AlertDescription, Error, ProtocolVersion};
 
 use super::config::TlsConfig;
 use super::connection::{Connection, Sink, Step};
@@ -134,6 +134,12 @@ impl Handshake {
         PeerChain::new(presented, &self.trust.roots.roots)
     }
 
+    /// The key exchange that was agreed on.
+    #[cfg(test)]
+    pub(super) fn group(&self) -> Option<rustls::NamedGroup> {
+        self.connection.common().negotiated_key_exchange_group().map(|group| group.name())
+    }
+
     /// Ends the handshake: the records of the connection and the peer's first workload identity. Bytes left in `input`
     /// are the first records.
     ///
@@ -143,9 +149,11 @@ impl Handshake {
         let leaf = self.connection.common().peer_certificates().and_then(|chain| chain.first());
         let identities = verify::identities(leaf.ok_or(TlsError::PeerNoCertificate)?)?;
         let identity = identities.into_iter().next().ok_or(TlsError::Local)?;
+        // Our own record layer is of TLS 1.3.
+        let sealed = self.connection.common().protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let records = match kind {
-            RecordsKind::Sealed => AnyRecords::Sealed(Sealed::new(self.connection)?),
-            RecordsKind::Rustls => AnyRecords::Rustls(Unbuffered::new(self.connection)),
+            RecordsKind::Sealed if sealed => AnyRecords::Sealed(Sealed::new(self.connection)?),
+            RecordsKind::Sealed | RecordsKind::Rustls => AnyRecords::Rustls(Unbuffered::new(self.connection)),
         };
         Ok((records, identity))
     }

@@ -9,3 +9,4 @@ mod measure;
 mod openssl;
 mod records;
 mod revocation;
+mod terms;

@@ -2,7 +2,7 @@
 //!
 //! A client accepts a server whose chain ends in our roots and whose certificate names one of the identities that were
 //! asked for; DNS and IP names are ignored. A server accepts a client whose chain ends in our roots and whose
-//! certificate names a workload of our own trust domain. The extended key usage must cover the peer's role, and no
+//! certificate names a workload of our own trust domain. A trust domain may have other names, which count as the same. The extended key usage must cover the peer's role, and no
 //! certificate of the chain may be revoked.
 
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
-    RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use webpki::CertRevocationList;
 
@@ -33,29 +33,6 @@ pub(super) fn identities(leaf: &CertificateDer<'_>) -> Result<Vec<Identity>, Tls
     Ok(identities)
 }
 
-/// Whether one of the `presented` identities is one of the `accepted`.
-fn check_accepted(presented: &[Identity], accepted: &[Identity]) -> Result<(), TlsError> {
-    if presented.iter().any(|identity| accepted.contains(identity)) {
-        return Ok(());
-    }
-    let domain_known =
-        |identity: &Identity| accepted.iter().any(|accepted| accepted.trust_domain == identity.trust_domain);
-    if accepted.is_empty() || presented.iter().any(domain_known) {
-        Err(TlsError::PeerIdentity)
-    } else {
-        Err(TlsError::PeerTrustDomain)
-    }
-}
-
-/// Whether one of the `presented` identities belongs to `trust_domain`.
-fn check_trust_domain(presented: &[Identity], trust_domain: &str) -> Result<(), TlsError> {
-    if presented.iter().any(|identity| *identity.trust_domain == *trust_domain) {
-        Ok(())
-    } else {
-        Err(TlsError::PeerTrustDomain)
-    }
-}
-
 /// Carries a verdict through rustls.
 fn refuse(verdict: TlsError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(verdict))))
@@ -66,11 +43,50 @@ fn refuse(verdict: TlsError) -> Error {
 pub(super) struct Trust {
     pub(super) roots: RootCertStore,
     pub(super) lists: Option<Arc<RevocationLists>>,
+    /// Our own trust domain.
+    pub(super) domain: Arc<str>,
+    /// Trust domains that count as the same as it.
+    pub(super) aliases: Box<[Arc<str>]>,
     pub(super) id: TrustId,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Trust {
+    /// Whether a trust domain is our own, or another name of it.
+    fn is_ours(&self, domain: &str) -> bool {
+        *self.domain == *domain || self.aliases.iter().any(|alias| **alias == *domain)
+    }
+
+    fn same_domain(&self, one: &str, other: &str) -> bool {
+        one == other || (self.is_ours(one) && self.is_ours(other))
+    }
+
+    /// Whether one of the `presented` identities is one of the `accepted`.
+    fn check_accepted(&self, presented: &[Identity], accepted: &[Identity]) -> Result<(), TlsError> {
+        let same_domain =
+            |one: &Identity, other: &Identity| self.same_domain(&one.trust_domain, &other.trust_domain);
+        let same = |one: &Identity, other: &Identity| {
+            one.namespace == other.namespace
+                && one.service_account == other.service_account
+                && same_domain(one, other)
+        };
+        if presented.iter().any(|identity| accepted.iter().any(|accepted| same(identity, accepted))) {
+            return Ok(());
+        }
+        let known = |identity: &Identity| accepted.iter().any(|accepted| same_domain(identity, accepted));
+        if accepted.is_empty() || presented.iter().any(known) {
+            Err(TlsError::PeerIdentity)
+        } else {
+            Err(TlsError::PeerTrustDomain)
+        }
+    }
+
+    /// Whether one of the `presented` identities belongs to our own trust domain.
+    fn check_domain(&self, presented: &[Identity]) -> Result<(), TlsError> {
+        let ours = presented.iter().any(|identity| self.is_ours(&identity.trust_domain));
+        if ours { Ok(()) } else { Err(TlsError::PeerTrustDomain) }
+    }
+
     /// Checks validity, usage, signatures and revocation of a chain, unless that was done a moment ago.
     fn check(
         &self,
@@ -142,17 +158,19 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         self.trust.check(Role::Server, leaf, intermediates, now)?;
-        identities(leaf).and_then(|presented| check_accepted(&presented, &self.accepted)).map_err(refuse)?;
+        identities(leaf)
+            .and_then(|presented| self.trust.check_accepted(&presented, &self.accepted))
+            .map_err(refuse)?;
         Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+        rustls::crypto::verify_tls12_signature(message, leaf, signature, &self.trust.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -173,7 +191,6 @@ impl ServerCertVerifier for ServerVerifier {
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) trust: Arc<Trust>,
-    pub(super) trust_domain: Arc<str>,
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -194,19 +211,17 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         self.trust.check(Role::Client, leaf, intermediates, now)?;
-        identities(leaf)
-            .and_then(|presented| check_trust_domain(&presented, &self.trust_domain))
-            .map_err(refuse)?;
+        identities(leaf).and_then(|presented| self.trust.check_domain(&presented)).map_err(refuse)?;
         Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+        rustls::crypto::verify_tls12_signature(message, leaf, signature, &self.trust.algorithms)
     }
 
     fn verify_tls13_signature(

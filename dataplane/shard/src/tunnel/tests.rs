@@ -2,27 +2,29 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use halo_core::hbone::{Event, SessionConfig};
 use halo_core::limits::Limits;
+use halo_core::options::Options;
 use halo_core::relay::Way;
 use halo_core::report::{Direction, Transport};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
 
 use super::*;
+use crate::access::{self, AccessLog};
 use crate::conn::{Original, Parties};
 use crate::demand::Demand;
 use crate::netns::Place;
 use crate::pod;
-use crate::refusal::Refusals;
 use crate::relay;
 use crate::ring::{self, Ring, RingKind};
 use crate::shard::Parts;
 use crate::socket::{Listener, Socket, SocketOptions};
+use crate::telemetry::Telemetry;
 use crate::tls::tests::pair::{cart, connected, open_all, pay};
 use crate::tls::{AnyRecords, PeerChain, RecordsKind};
 
@@ -37,9 +39,12 @@ pub(crate) fn shard() -> Rc<Shard> {
         limits: Limits { packet_mark: 0, ..Limits::default() },
         records: RecordsKind::Sealed,
         counters: Arc::default(),
-        place: Place::home().unwrap(),
+        place: Rc::new(Place::home().unwrap()),
+        dns_config: crate::dns::DnsConfig::default(),
         ipv6: true,
-        refusals: Refusals::new(mpsc::sync_channel(1).0),
+        options: Options::default(),
+        access: AccessLog::new(access::tests::output(1).0, Arc::default()),
+        telemetry: Telemetry::new(Arc::default(), 60_000),
         demand: Demand::new(Arc::new(|_| true), Arc::default(), 5_000),
     });
     shard.spawn(shard.timers.clone().run());
@@ -99,7 +104,7 @@ impl Far {
 
 /// A connection over loopback: ours, and the far end's with a read deadline.
 async fn connection(shard: &Shard) -> (Socket, SocketAddr, TcpStream) {
-    let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true };
+    let options = SocketOptions { mark: 0, local_congestion: None, ipv6: true, chosen: Options::default() };
     let pod = pod::tests::pod();
     let listener = Rc::new(Listener::bind(&shard.place, &pod.netns, 0, &options).unwrap());
     let far = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.port())).unwrap();

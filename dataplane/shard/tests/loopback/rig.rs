@@ -9,19 +9,23 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use halo_core::access::{AccessLevel, AccessLine};
 use halo_core::certificate::Certificate;
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
-use halo_core::net::NetworkAddress;
+use halo_core::net::{Listeners, NetworkAddress};
+use halo_core::options::Options;
 use halo_core::policy::{Action, Match, Policy, Scope};
-use halo_core::report::ShardReport;
+use halo_core::report::{SeriesReport, ShardReport, View};
 use halo_core::service::{Service, ServiceKey, Visibility};
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::{Protocol, Workload};
 use halo_shard::tls::{RecordsKind, TlsConfig};
-use halo_shard::{Ask, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start};
+use halo_shard::{
+    AccessOutput, Ask, DnsConfig, Mailbox, Message, PodSpec, Reply, RingKind, ShardConfig, start,
+};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::authority::Authority;
@@ -57,6 +61,8 @@ pub(crate) struct Rig {
     pub(crate) questions: mpsc::Receiver<Question>,
     /// Whether the queue of questions is full.
     pub(crate) full: Arc<AtomicBool>,
+    /// What it tells, in batches; every event is wanted.
+    pub(crate) lines: mpsc::Receiver<Vec<AccessLine>>,
     mailbox: Mailbox,
     snapshot: Snapshot,
 }
@@ -68,11 +74,17 @@ pub(crate) fn each_shard(test: fn(Rig)) {
 
 /// Like [`each_shard`], within these limits.
 pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
+    each_shard_set(limits, Options::default(), test);
+}
+
+/// Like [`each_shard`], within these limits and with these options.
+pub(crate) fn each_shard_set(limits: Limits, options: Options, test: fn(Rig)) {
     let mut running = Vec::new();
     for ring in [RingKind::Auto, RingKind::Epoll] {
         for records in [RecordsKind::Sealed, RecordsKind::Rustls] {
             let limits = limits.clone();
-            let config = shard_config(limits, records, ring);
+            let mut config = shard_config(limits, records, ring);
+            config.options = options;
             running.push((format!("{ring:?} {records:?}"), begin(config, test)));
         }
     }
@@ -82,9 +94,41 @@ pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
 }
 
 fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardConfig {
-    let refusals = mpsc::sync_channel(64).0;
+    let access = AccessOutput { level: AccessLevel::default(), sink: Arc::new(|_| true) };
     let ask: Ask = Arc::new(|_| false);
-    ShardConfig { index: 0, core: None, limits, records, ipv6: true, ring, refusals, ask }
+    let series_expiry_ms = 300_000;
+    ShardConfig {
+        index: 0,
+        core: None,
+        limits,
+        records,
+        ipv6: true,
+        options: Options::default(),
+        ring,
+        access,
+        series_expiry_ms,
+        ask,
+        dns: DnsConfig::default(),
+    }
+}
+
+/// The DNS servers of [`each_dns_shard`].
+pub(crate) const DNS_SERVERS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 53)), 5353),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 54)), 5353),
+];
+
+/// Runs a test with each ring, with the pod's DNS captured.
+pub(crate) fn each_dns_shard(limits: Limits, test: fn(Rig)) {
+    let run = |ring| {
+        let mut config = shard_config(limits.clone(), RecordsKind::default(), ring);
+        config.dns = DnsConfig { capture: true, servers: Arc::new(DNS_SERVERS), ..DnsConfig::default() };
+        begin(config, test)
+    };
+    let running = [RingKind::Auto, RingKind::Epoll].map(|ring| (ring, run(ring)));
+    let failed: Vec<_> =
+        running.into_iter().filter_map(|(ring, thread)| thread.join().is_err().then_some(ring)).collect();
+    assert!(failed.is_empty(), "failed with {failed:?}");
 }
 
 /// Runs a test with one ring alone.
@@ -100,17 +144,25 @@ fn begin(mut config: ShardConfig, test: fn(Rig)) -> thread::JoinHandle<()> {
     let (asked, questions) = mpsc::channel();
     let full = Arc::<AtomicBool>::default();
     let closed = full.clone();
+    let (queue, lines) = mpsc::channel();
+    let level = AccessLevel::default();
+    level.set(u8::MAX);
+    config.access = AccessOutput { level, sink: Arc::new(move |batch| queue.send(batch).is_ok()) };
     config.ask = Arc::new(move |question| !closed.load(Ordering::Relaxed) && asked.send(question).is_ok());
     // The shard begins outside, so that it has to enter the pod's namespace.
     let started = start(config).unwrap();
-    thread::spawn(move || test(Rig::new(started, (questions, full), records)))
+    thread::spawn(move || test(Rig::new(started, (questions, full, lines), records)))
 }
 
 impl Rig {
     /// Moves the calling thread into a new namespace, and opens the pod there.
     fn new(
         (mailbox, counters): (Mailbox, Arc<Counters>),
-        (questions, full): (mpsc::Receiver<Question>, Arc<AtomicBool>),
+        (questions, full, lines): (
+            mpsc::Receiver<Question>,
+            Arc<AtomicBool>,
+            mpsc::Receiver<Vec<AccessLine>>,
+        ),
         records: RecordsKind,
     ) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which needs root");
@@ -131,7 +183,8 @@ impl Rig {
             RecordsKind::Rustls => RecordsKind::Sealed,
         };
         let client = TlsConfig::new(&authority.issue(&cart())).unwrap();
-        let mut rig = Self { peer_records, counters, client, authority, questions, full, mailbox, snapshot };
+        let mut rig =
+            Self { peer_records, counters, client, authority, questions, full, lines, mailbox, snapshot };
         rig.publish(|_| {});
         rig.add_pod();
         rig
@@ -139,6 +192,12 @@ impl Rig {
 
     fn add_pod(&self) {
         self.ask(|reply| Message::AddPod(pod(), reply)).unwrap();
+    }
+
+    /// Makes the pod the node proxy's own.
+    pub(crate) fn own_pod(&self) {
+        let own = PodSpec { listeners: Listeners::Own, ..pod() };
+        self.ask(|reply| Message::AddPod(own, reply)).unwrap();
     }
 
     /// Puts a pod of the same uid in the pod's place and publishes the next generation, with no time between.
@@ -217,8 +276,19 @@ impl Rig {
         key
     }
 
+    /// Publishes that the pod's own workload is unknown again.
+    pub(crate) fn withdraw_pod(&mut self) -> Arc<Workload> {
+        let known = self.snapshot.workloads.get(UID).unwrap().clone();
+        self.publish(|snapshot| drop(snapshot.workloads.remove(UID)));
+        known
+    }
+
     pub(crate) fn inspect(&self) -> ShardReport {
-        self.ask(Message::Inspect)
+        self.ask(|reply| Message::Inspect(View::Connections, reply))
+    }
+
+    pub(crate) fn series(&self) -> Vec<SeriesReport> {
+        self.ask(|reply| Message::Inspect(View::Series, reply)).series
     }
 
     /// Begins a drain; the receiver hears of its end.
@@ -253,7 +323,7 @@ impl Rig {
 
 fn pod() -> PodSpec {
     PodSpec {
-        listeners: halo_core::net::Listeners::Captured,
+        listeners: Listeners::Captured,
         dns_search: None,
         uid: UID.into(),
         name: "pay".into(),
@@ -263,11 +333,13 @@ fn pod() -> PodSpec {
     }
 }
 
-fn service() -> ServiceKey {
+/// The service that the pod serves.
+pub(crate) fn service() -> ServiceKey {
     ServiceKey::new("shop", "pay.shop.svc")
 }
 
-fn workload() -> Workload {
+/// The pod, as the mesh knows it.
+pub(crate) fn workload() -> Workload {
     Workload {
         uid: UID.into(),
         name: "pay".into(),

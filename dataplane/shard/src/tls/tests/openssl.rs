@@ -19,7 +19,7 @@ use crate::tls::{AnyRecords, Handshake, Opened, Progress, Records, RecordsKind, 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running `openssl s_server` or `s_client`; ended when dropped.
-struct Peer {
+pub(super) struct Peer {
     child: Child,
     stdin: ChildStdin,
     output: Receiver<Vec<u8>>,
@@ -51,12 +51,12 @@ impl Peer {
 
     /// Writes one line, which is data or a command of one letter. openssl takes a command at the start of what it
     /// reads at once, so the line is written at once, and the caller sees its effect before the next.
-    fn say(&mut self, line: &str) {
+    pub(super) fn say(&mut self, line: &str) {
         self.stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Waits for `text`, and forgets everything up to its end.
-    fn wait_for(&mut self, text: &str) {
+    pub(super) fn wait_for(&mut self, text: &str) {
         let end = Instant::now() + DEADLINE;
         loop {
             if let Some(at) = find(&self.seen, text) {
@@ -71,7 +71,7 @@ impl Peer {
     }
 
     /// The port in the line that s_server prints once it listens.
-    fn port(&mut self) -> u16 {
+    pub(super) fn port(&mut self) -> u16 {
         self.wait_for("ACCEPT 127.0.0.1:");
         self.wait_for_line().parse().unwrap()
     }
@@ -105,9 +105,9 @@ fn copy(mut from: impl Read + Send + 'static, to: Sender<Vec<u8>>) {
 }
 
 /// Our end of the connection, on a blocking socket.
-struct Wire {
-    stream: TcpStream,
-    records: AnyRecords,
+pub(super) struct Wire {
+    pub(super) stream: TcpStream,
+    pub(super) records: AnyRecords,
     input: Vec<u8>,
     data: Vec<u8>,
     skipped: usize,
@@ -115,7 +115,11 @@ struct Wire {
 }
 
 impl Wire {
-    fn open(mut stream: TcpStream, mut handshake: Handshake, kind: RecordsKind) -> Result<Self, TlsError> {
+    pub(super) fn open(
+        mut stream: TcpStream,
+        mut handshake: Handshake,
+        kind: RecordsKind,
+    ) -> Result<Self, TlsError> {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         let (mut input, mut out) = (Vec::new(), Vec::new());
@@ -131,7 +135,7 @@ impl Wire {
         }
     }
 
-    fn send(&mut self, data: &[u8]) {
+    pub(super) fn send(&mut self, data: &[u8]) {
         let mut out = Vec::new();
         self.records.take_output(&mut out).unwrap();
         self.records.seal(&[data], &mut out).unwrap();
@@ -166,7 +170,7 @@ impl Wire {
         Ok(out.len())
     }
 
-    fn wait_for(&mut self, text: &str) {
+    pub(super) fn wait_for(&mut self, text: &str) {
         while find(&self.data, text).is_none() {
             self.receive().unwrap();
         }
@@ -184,7 +188,7 @@ impl Wire {
         }
     }
 
-    fn wait_for_close(&mut self) {
+    pub(super) fn wait_for_close(&mut self) {
         while !self.closed {
             self.receive().unwrap();
         }
@@ -206,7 +210,7 @@ fn write_file(folder: &TempDir, name: &str, content: &[u8]) -> String {
 }
 
 /// The arguments that give openssl a certificate and our root.
-fn credentials(folder: &TempDir, authority: &Authority, certificate: &Certificate) -> Vec<String> {
+pub(super) fn credentials(folder: &TempDir, authority: &Authority, certificate: &Certificate) -> Vec<String> {
     let leaf = write_file(folder, "leaf.der", &certificate.chain[0]);
     let key = write_file(folder, "key.der", certificate.key.pkcs8_der());
     let mut arguments = roots(folder, authority);
@@ -222,7 +226,7 @@ fn roots(folder: &TempDir, authority: &Authority) -> Vec<String> {
     vec!["-CAfile".to_owned(), root, "-verify_return_error".to_owned()]
 }
 
-fn start(fixed: &[&str], credentials: &[String]) -> Peer {
+pub(super) fn start(fixed: &[&str], credentials: &[String]) -> Peer {
     let arguments: Vec<&str> = fixed.iter().copied().chain(credentials.iter().map(String::as_str)).collect();
     Peer::start(&arguments)
 }
@@ -230,7 +234,7 @@ fn start(fixed: &[&str], credentials: &[String]) -> Peer {
 const SERVER: [&str; 10] =
     ["s_server", "-accept", "127.0.0.1:0", "-tls1_3", "-alpn", "h2", "-Verify", "1", "-naccept", "1"];
 
-fn client_arguments(address: &str) -> Vec<&str> {
+pub(super) fn client_arguments(address: &str) -> Vec<&str> {
     vec!["s_client", "-connect", address, "-alpn", "h2", "-noservername"]
 }
 

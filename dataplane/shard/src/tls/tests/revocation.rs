@@ -10,7 +10,8 @@ use rustls::AlertDescription;
 use super::authority::Authority;
 use super::pair::{attempt, cart, open_all, pay, run};
 use crate::tls::{
-    CertificateFault, Handshake, PeerChain, Progress, RecordsKind, RevocationLists, TlsConfig, TlsError,
+    CertificateFault, Handshake, PeerChain, Progress, RecordsKind, RevocationLists, Terms, TlsConfig,
+    TlsError,
 };
 
 const REVOKED: TlsError = TlsError::PeerCertificate(CertificateFault::Revoked);
@@ -20,7 +21,7 @@ fn lists(ders: &[Vec<u8>]) -> Arc<RevocationLists> {
 }
 
 fn config(certificate: &Certificate, ders: &[Vec<u8>]) -> TlsConfig {
-    TlsConfig::with_revocations(certificate, Some(lists(ders))).unwrap()
+    TlsConfig::on_terms(certificate, Terms { revocations: Some(lists(ders)), ..Terms::default() }).unwrap()
 }
 
 /// What `cart` as a client and `pay` as a server think of each other, where both go by these lists.

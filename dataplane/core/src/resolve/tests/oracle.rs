@@ -28,6 +28,8 @@ type Answers = BTreeSet<String>;
 enum For {
     Application,
     Waypoint,
+    /// The waypoint of a workload, which has no service to cross networks by.
+    NearWaypoint,
     Gateway,
 }
 
@@ -72,11 +74,8 @@ impl Plain {
                 Way::Near(hop) => Some(waypoint_route(&hop, destination, None)),
                 Way::Far { .. } => None,
             };
-            let found: Answers = self
-                .refer(source, destination, waypoint, For::Waypoint)
-                .into_iter()
-                .filter_map(near)
-                .collect();
+            let ways = self.refer(source, destination, waypoint, For::NearWaypoint);
+            let found: Answers = ways.into_iter().filter_map(near).collect();
             return if found.is_empty() { only(Route::Deny(Reason::UnknownWaypoint)) } else { found };
         }
         [application_route(workload, None, Target::Address(destination))].into()
@@ -221,14 +220,15 @@ impl Plain {
             }
             let far = &*workload.network != NETWORK && purpose != For::Gateway;
             let reachable = match far {
-                true => workload.network_gateway.is_some(),
+                true => workload.network_gateway.is_some() && purpose != For::NearWaypoint,
                 false => {
                     !addresses(workload, Some(service), requested).is_empty() || !workload.hostname.is_empty()
                 }
             };
             let listed = service.ports.get(&port).copied();
             let mapped = ports.get(&port).copied().filter(|port| *port > 0);
-            let tunnel = workload.application_tunnel.filter(|_| purpose == For::Waypoint);
+            let tunnel =
+                workload.application_tunnel.filter(|_| matches!(purpose, For::Waypoint | For::NearWaypoint));
             if !reachable || (listed.is_none() && tunnel.is_none()) {
                 continue;
             }
@@ -249,7 +249,7 @@ impl Plain {
         purpose: For,
     ) -> Option<Way<'a>> {
         if purpose != For::Gateway && &*workload.network != NETWORK {
-            let reference = workload.network_gateway.as_deref()?;
+            let reference = workload.network_gateway.as_deref().filter(|_| purpose != For::NearWaypoint)?;
             let hop = |way| match way {
                 Way::Near(hop) => Some(hop),
                 Way::Far { .. } => None,

@@ -2,6 +2,7 @@
 //! their order are those of the stock node proxy; what is Halo's own begins with `halo_`.
 
 mod connections;
+mod dns;
 mod process;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -165,6 +166,7 @@ fn of_types(text: &mut Text, (name, help): (&str, &str), totals: [(&str, u64); 2
 
 fn shards(text: &mut Text, mut reports: Vec<ShardReport>) {
     connections::write(text, &mut reports);
+    dns::write(text, &reports);
     text.gauge("halo_shards", "Shards that answered.", reports.len() as u64);
     let sum = |of: fn(&ShardReport) -> u64| reports.iter().map(of).sum();
     text.gauge("halo_shard_tunnels", "Open tunnels.", sum(|report| report.tunnels as u64));

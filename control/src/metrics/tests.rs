@@ -5,7 +5,7 @@ use std::time::Instant;
 use halo_core::id::Identity;
 use halo_core::labels::{Ends, Labels, Party, Traffic};
 use halo_core::outcome::ResponseFlag;
-use halo_core::report::{ByDirection, Direction, SeriesReport, Transport};
+use halo_core::report::{ByDirection, Direction, DnsSeries, HostSeries, SeriesReport, Transport};
 use halo_core::workload::Workload;
 
 use super::*;
@@ -41,6 +41,23 @@ const T: &[&str] = &[
     "destination_zone",
 ];
 
+/// The labels of lookups of hosts, in order.
+const HOST: &[&str] = &[
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "hostname",
+];
+
+/// The labels of DNS queries, in order.
+const DNS: &[&str] =
+    &["request_query_type", "request_protocol", "source_canonical_service", "source_canonical_revision"];
+
 /// Families that the stock node proxy has and users' dashboards read: name, type, unit, labels in order.
 pub(crate) const STOCK: &[(&str, &str, &str, &[&str])] = &[
     ("istio_tcp_connections_opened", "counter", "", T),
@@ -50,6 +67,11 @@ pub(crate) const STOCK: &[(&str, &str, &str, &[&str])] = &[
     ("istio_tcp_sent_bytes", "counter", "bytes", T),
     ("istio_tcp_sockets_open", "gauge", "", &["reporter"]),
     ("istio_crl_policy_rejections", "counter", "", &["reporter"]),
+    ("istio_on_demand_dns", "counter", "", HOST),
+    ("istio_dns_requests", "counter", "", DNS),
+    ("istio_dns_upstream_requests", "counter", "", DNS),
+    ("istio_dns_upstream_failures", "counter", "", DNS),
+    ("istio_dns_upstream_request_duration_seconds", "histogram", "seconds", DNS),
     ("istio_build", "gauge", "", &["component", "tag"]),
     ("istio_xds_connection_terminations", "counter", "", &["reason"]),
     ("istio_xds_message", "counter", "", &["url"]),
@@ -100,6 +122,24 @@ fn report(shard: usize, series: Vec<SeriesReport>) -> ShardReport {
     ShardReport { shard, sockets, counters: vec![("reads", 3)], series, ..ShardReport::default() }
 }
 
+/// A report with something in each family of DNS.
+pub(crate) fn dns(report: ShardReport) -> ShardReport {
+    let queries = DnsSeries {
+        query_type: "aaaa",
+        protocol: "udp",
+        canonical_service: "cart".into(),
+        requests: 5,
+        forwarded: 3,
+        failed: 1,
+        buckets: [0, 1, 0, 1, 0, 0],
+        duration_s: 7.25,
+        ..DnsSeries::default()
+    };
+    let source = Some(Arc::new(Workload { workload_name: "web".into(), ..Workload::default() }));
+    let host = HostSeries { source, hostname: "example.com".into(), lookups: 4 };
+    ShardReport { dns: vec![queries], hosts: vec![host], ..report }
+}
+
 fn rendered(format: Format, reports: Vec<ShardReport>) -> String {
     let mut text = Text::new(format);
     shards(&mut text, reports);
@@ -125,7 +165,8 @@ pub(crate) fn check_stock(text: &str) -> Vec<&'static str> {
         assert_eq!((family.kind.as_str(), family.unit.as_str()), (*kind, *unit), "{name}");
         assert!(!family.help.is_empty());
         for sample in &family.samples {
-            let names: Vec<_> = sample.labels.iter().map(|(name, _)| name.as_str()).collect();
+            let names = sample.labels.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "le");
+            let names: Vec<_> = names.collect();
             assert_eq!(names, *labels, "{name}");
         }
         found.push(*name);
@@ -179,6 +220,22 @@ fn shards_are_summed_and_a_series_is_shown_while_one_of_them_shows_it() {
     let sockets = &of(&families, "istio_tcp_sockets_open").samples;
     let sockets: Vec<_> = sockets.iter().map(|sample| (label(sample, "reporter"), sample.value)).collect();
     assert_eq!(sockets, [("source", 6.0), ("destination", 4.0)]);
+}
+
+#[test]
+fn dns_is_summed_over_the_shards_and_its_buckets_add_up() {
+    let reports = vec![dns(report(0, Vec::new())), dns(report(1, Vec::new()))];
+    let text = rendered(Format::OpenMetrics, reports);
+    let of_dns: Vec<_> = check_stock(&text).into_iter().filter(|name| name.contains("dns")).collect();
+    assert_eq!(of_dns.len(), 5);
+    let families = open_metrics::read(&text);
+    let durations = of(&families, "istio_dns_upstream_request_duration_seconds");
+    let values: Vec<_> = durations.samples.iter().map(|sample| sample.value).collect();
+    assert_eq!(values, [14.5, 6.0, 0.0, 2.0, 2.0, 4.0, 4.0, 4.0, 6.0]);
+    let bounds: Vec<_> = durations.samples[2..].iter().map(|sample| label(sample, "le")).collect();
+    assert_eq!(bounds, ["0.0005", "0.001", "0.01", "0.1", "1.0", "5.0", "+Inf"]);
+    let hosts = &of(&families, "istio_on_demand_dns").samples;
+    assert_eq!((hosts.len(), hosts[0].value, label(&hosts[0], "hostname")), (1, 8.0, "example.com"));
 }
 
 #[test]

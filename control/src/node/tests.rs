@@ -283,7 +283,8 @@ async fn metrics_are_the_stock_ones_in_the_form_and_coding_asked_for_on_both_ser
     let node = Running::start(Some(MESH)).await;
     node.shards.snapshot_where(|snapshot| snapshot.workloads.len() == 1).await;
     let series = vec![metrics::series("web")];
-    *node.shards.reports.lock().unwrap() = vec![ShardReport { series, ..ShardReport::default() }];
+    let report = metrics::dns(ShardReport { series, ..ShardReport::default() });
+    *node.shards.reports.lock().unwrap() = vec![report];
     for (address, path) in [(node.addresses.metrics, "/stats/prometheus"), (node.addresses.admin, "/metrics")]
     {
         let mut stream = TcpStream::connect(address).await.unwrap();

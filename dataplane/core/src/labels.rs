@@ -237,6 +237,16 @@ impl Traffic {
     }
 }
 
+/// The labels of lookups of a host for connections of a pod, without braces.
+pub fn host_lookup(source: Option<&Workload>, hostname: &str) -> String {
+    let mut labels = Builder::default();
+    let principal = source.map_or_else(String::new, |source| source.identity().to_string());
+    labels.end("source", &source.map(Described::known).unwrap_or_default(), &principal);
+    labels.add("hostname", hostname);
+    labels.text.pop();
+    labels.text
+}
+
 /// What metrics call the side that reports.
 pub fn reporter(direction: Direction) -> &'static str {
     match direction {

@@ -64,12 +64,14 @@ fn identity(line: &str) -> String {
 fn sample(line: &str, family: &Family) -> Sample {
     let end = line.find(['{', ' ']).expect("a sample has a value");
     let (name, mut rest) = line.split_at(end);
-    let expected = match family.kind.as_str() {
-        "counter" => format!("{}_total", family.name),
-        "gauge" => family.name.clone(),
+    let suffix = name.strip_prefix(&family.name).expect("a sample has the name of its family");
+    let suffixes: &[&str] = match family.kind.as_str() {
+        "counter" => &["_total"],
+        "gauge" => &[""],
+        "histogram" => &["_sum", "_count", "_bucket"],
         other => panic!("{}: no type {other} is expected", family.name),
     };
-    assert_eq!(name, expected);
+    assert!(suffixes.contains(&suffix), "{name} in a {}", family.kind);
     let mut labels = Vec::<(String, String)>::new();
     if let Some(inside) = rest.strip_prefix('{') {
         rest = inside;
@@ -89,7 +91,8 @@ fn sample(line: &str, family: &Family) -> Sample {
         }
     }
     let value: f64 = rest.strip_prefix(' ').expect("one space").parse().expect("a number");
-    assert!(family.kind != "counter" || value >= 0.0);
+    assert!(family.kind == "gauge" || value >= 0.0);
+    assert_eq!(suffix == "_bucket", labels.iter().any(|(name, _)| name == "le"), "{line}");
     Sample { labels, value }
 }
 

@@ -142,7 +142,7 @@ fn the_stock_manifest_starts_this_binary_unchanged() {
     assert_eq!(told(node, "POST", "/logging").1, "current log level is access=debug,warn\n");
     assert_eq!(told(node, "POST", "/logging?reset").1, "current log level is info\n");
     assert_eq!(told(node, "POST", "/quitquitquit"), (200, "shutdown now\n".to_owned()));
-    let over = || stock.process.exit_status().map_or(Err("it runs".to_owned()), Ok);
+    let over = || stock.process.exit_status().ok_or("it runs".to_owned());
     let status = halo::lab::process::wait_for("the end", SOON, over).unwrap();
     assert!(status.success(), "{status}");
 }

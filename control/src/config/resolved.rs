@@ -95,7 +95,7 @@ variables! {
     "PROXY_WORKLOAD_INFO", "none", "the workload of PROXY_MODE=dedicated: namespace/name/serviceaccount",
         |draft, text| draft.workload = Some(mode::workload(text)?);
     "ENABLE_PROXY", "true", "taken for the stock node proxy's sake; only true", |_draft, text| mode::proxy(text)?;
-    "INPOD_ENABLED", "none", "taken for the stock manifest's sake, and without meaning", |_draft, _text| ();
+    "INPOD_ENABLED", "none", "taken for the stock manifest's sake, and without meaning", |_draft, text| mode::ignored(text);
     "NETWORK", "empty", "network of this node's pods", |draft, text| draft.config.network = text.into();
     "CLUSTER_ID", "Kubernetes", "name of this cluster", |draft, text| draft.config.cluster = text.into();
     "ISTIO_META_CLUSTER_ID", "CLUSTER_ID", "name of this cluster; wins over CLUSTER_ID",
@@ -193,7 +193,7 @@ variables! {
     "HALO_READINESS_ADDR", "[::]:15021", "readiness server", |draft, text| draft.readiness = Some(address(text)?);
     "HALO_METRICS_ADDR", "[::]:15020", "metrics server", |draft, text| draft.metrics = Some(address(text)?);
     "AUTHZ_POLICY_INFO_LOGGING", "none", "taken for the stock node proxy's sake: refusals by policy are always logged",
-        |_draft, _text| ();
+        |_draft, text| mode::ignored(text);
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
     "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
 }

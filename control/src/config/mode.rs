@@ -56,6 +56,9 @@ pub(super) fn settle(kind: Kind, workload: Option<WorkloadInfo>) -> Result<Proxy
     }
 }
 
+/// Takes anything, and does nothing with it.
+pub(super) fn ignored(_: &str) {}
+
 /// Takes `true` alone.
 pub(super) fn proxy(text: &str) -> Result<(), Reason> {
     match super::raw::boolean(text)? {

@@ -2,7 +2,9 @@ use halo_core::options::{Keepalive, OriginalSource, TlsMode};
 
 use super::*;
 
-fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+fn read(pairs: Pairs<'_>) -> Result<Config, ConfigError> {
     Config::read(&pairs.iter().copied().collect(), &Overrides::default())
 }
 
@@ -168,8 +170,7 @@ fn a_cpu_limit_or_request_decides_the_shards_that_nobody_asked_for() {
     let request = |text| ("ZTUNNEL_RESOURCE_CPU_REQUEST", text);
     let assumed = |text| ("ZTUNNEL_CPU_LIMIT", text);
     let threads = |text| ("ZTUNNEL_WORKER_THREADS", text);
-    type Case<'a> = (&'a [(&'a str, &'a str)], usize, usize);
-    let cases: &[Case<'_>] = &[
+    let cases: &[(Pairs<'_>, usize, usize)] = &[
         (&[], 16, 4),
         (&[], 0, 1),
         (&[request("200m")], 4, 1),

@@ -3,13 +3,17 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
 
+use halo::lab::admin;
 use halo::lab::capture::{Capture, Seen};
 use halo::lab::client::Server;
 use halo::lab::mesh::{Action, Policy, Scope, Service, fields, spiffe_id};
-use halo::lab::node::NodeOptions;
+use halo::lab::node::{self, NodeOptions};
 use halo::lab::process::wait_for;
-use halo::lab::topology::{LINK, NodePlan};
+use halo::lab::topology::{LINK, Node, NodePlan};
+use halo_control::redirect;
 use halo_tests::certs::{Leaf, Root};
 use halo_tests::pair::{HTTP, RAW};
 use halo_tests::rig::SOON;
@@ -150,6 +154,54 @@ fn client_uncaptured_reaches_captured_pods_in_plain_and_is_told_by_their_node() 
         let line = observe::access(&rig.proxies[node], "connection complete", &fields);
         assert_eq!(line["src.identity"], json!(null), "{line}");
     }
+}
+
+/// Runs a proxy inside a pod, for that pod alone, and captures the pod's traffic.
+fn dedicate(rig: &Rig, pod: &str) {
+    let pod = rig.pod(pod);
+    let node = &rig.topology.nodes[pod.node];
+    let place = Node {
+        name: node.name.clone(),
+        netns: pod.netns.clone(),
+        address: pod.address,
+        addresses: pod.addresses,
+        cores: node.cores.clone(),
+    };
+    let mut options = options();
+    let own = format!("demo/{0}/{0}", pod.name);
+    let variables = [("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", &own), ("PACKET_MARK", "1337")];
+    options.environment.extend(variables.map(|(name, value)| (name.into(), value.into())));
+    let name = format!("{}-dedicated", pod.name);
+    let process =
+        node::launch(&rig.lab, (&place, &name), &rig.mesh, (&options, Path::new("/nowhere"))).unwrap();
+    process.wait_for("becoming ready", SOON, || admin::readiness(&pod.netns, admin::READINESS_PORT)).unwrap();
+    redirect::apply(pod.netns.fd().as_fd(), &pod.redirect()).unwrap();
+}
+
+#[test]
+fn dedicated_proxies_carry_their_own_pods_captured_and_not() {
+    let plan = [NodePlan::new("node-a", &["client", "server"]), NodePlan::new("node-b", &["remote"])];
+    let mut rig = Rig::build(&plan, options());
+    rig.mesh.publish().unwrap();
+    dedicate(&rig, "client");
+    assert_plain(converse(&rig, "client", "remote"));
+    dedicate(&rig, "remote");
+    assert_plain(converse(&rig, "client", "server"));
+    let from_outside = socket::listen(rig.netns("remote"), RAW + 1);
+    talk(rig.netns("server"), rig.address("remote", RAW + 1), &from_outside).unwrap();
+    rig.mesh.enrolled.extend(["client".into(), "remote".into()]);
+    rig.mesh.publish().unwrap();
+    for pod in ["client", "remote"] {
+        let netns = rig.netns(pod);
+        wait_for(&format!("{pod} learning the mesh"), SOON, || {
+            let dump = admin::dump(netns).map_err(|error| error.to_string())?;
+            let workloads = dump.all["workloads"].as_array().cloned().unwrap_or_default();
+            let tunnelled = workloads.iter().filter(|workload| workload["protocol"] == "HBONE").count();
+            if tunnelled == 2 { Ok(()) } else { Err(format!("{tunnelled}")) }
+        })
+        .unwrap();
+    }
+    assert_encrypted(converse(&rig, "client", "remote"));
 }
 
 /// Requests to a service, until every one of these pods has answered.

@@ -6,6 +6,7 @@
 
 mod cores;
 mod cpu;
+mod dns;
 mod mode;
 mod print;
 mod proxy_config;
@@ -27,6 +28,7 @@ use halo_core::zds::WorkloadInfo;
 
 pub use cores::Cores;
 pub use cpu::CpuBudget;
+pub use dns::DnsSettings;
 pub use mode::ProxyMode;
 pub use print::PrintFormat;
 pub use raw::{ConfigError, Files, Variables};
@@ -176,6 +178,10 @@ pub struct Config {
     pub ring: RingMode,
     /// Whether listeners take IPv6.
     pub ipv6: bool,
+    /// How pods' DNS is done.
+    pub dns: DnsSettings,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
     /// Admin server.
     pub admin: SocketAddr,
     /// Readiness server.
@@ -248,6 +254,7 @@ impl Config {
             name: pod_name.as_str().into(),
             namespace: pod_namespace.as_str().into(),
             service_account: service_account.as_str().into(),
+            ..WorkloadInfo::default()
         })
     }
 
@@ -274,6 +281,7 @@ impl Config {
                 warnings.push(format!("the node's token goes to {} without encryption", upstream.address));
             }
         }
+        warnings.extend(self.dns.warnings());
         warnings
     }
 

@@ -226,7 +226,7 @@ fn start<S: Shards>(
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
         on_demand: config.xds_on_demand && config.xds.is_some(),
         trust_domain_aliases: config.trust_domain_aliases.iter().map(|alias| alias.as_str().into()).collect(),
-        cluster_domain: "cluster.local".into(),
+        cluster_domain: config.cluster_domain.as_str().into(),
         application_tunnels_local: config.application_tunnels_local,
     };
     let first = Snapshot { mesh: Arc::new(mesh), ..Snapshot::default() };
@@ -235,6 +235,9 @@ fn start<S: Shards>(
     let (pods_sender, pods) = watch::channel(Pods::new());
     let (view, certificates) = watch::channel(CertificateView::new());
     let readiness = Readiness::pending(&[Part::StateManager]);
+    if config.dns.capture {
+        readiness.set(Part::DnsProxy, Some("names are answered once the mesh is known".to_owned()));
+    }
     let (totals, certificate_totals) =
         (Arc::new(PodTotals::default()), Arc::new(CertificateTotals::default()));
 
@@ -253,6 +256,13 @@ fn start<S: Shards>(
     let shown = Shown { view: pods_sender, readiness: readiness.clone(), totals: totals.clone() };
     let agent = take_pods(&config, &shards, shown, parts);
     let sources = sources::start(&config, &publisher, pods.clone(), questions.mesh, parts);
+    parts.spawn_until_done("readiness of DNS", {
+        let readiness = readiness.clone();
+        async move {
+            readiness.part_ready(Part::StateManager).await;
+            readiness.set(Part::DnsProxy, None);
+        }
+    });
     parts.spawn_until_done("readiness of the sources", sources::follow(sources.clone(), readiness.clone()));
     let quit = Notify::new();
     let node = Node {

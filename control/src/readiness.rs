@@ -16,6 +16,8 @@ pub enum Part {
     StateManager,
     /// The workload of a dedicated proxy is served.
     Proxy,
+    /// Names can be answered: the mesh has been received.
+    DnsProxy,
     /// The CNI agent is connected, has named every pod, and all are served.
     WorkloadProxyManager,
 }
@@ -26,6 +28,7 @@ impl Part {
         match self {
             Self::StateManager => "state manager",
             Self::Proxy => "proxy",
+            Self::DnsProxy => "dns proxy",
             Self::WorkloadProxyManager => "workload proxy manager",
         }
     }

@@ -110,8 +110,12 @@ mod tests {
     use crate::testing::{DEADLINE, FakeShards};
 
     fn resident() -> Resident {
-        let info =
-            WorkloadInfo { name: "pay-0".into(), namespace: "shop".into(), service_account: "pay".into() };
+        let info = WorkloadInfo {
+            name: "pay-0".into(),
+            namespace: "shop".into(),
+            service_account: "pay".into(),
+            ..WorkloadInfo::default()
+        };
         Resident { info, listeners: Listeners::Captured, part: Some(Part::Proxy) }
     }
 

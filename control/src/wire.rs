@@ -3,7 +3,8 @@
 //!
 //! A resource is taken whole or refused whole, with the field, the value and what was expected. Two things are taken
 //! although they are not understood: an unknown visibility is public, and a policy's match keeps what could be read of
-//! it and is marked unintelligible, which never opens a connection. Equal values encode to equal bytes.
+//! it and is marked unintelligible, which never opens a connection; what that was is told. Equal values encode to equal
+//! bytes.
 
 pub mod intern;
 mod parts;
@@ -11,6 +12,7 @@ mod policy;
 mod service;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod workload;
 
 use halo_core::policy::Policy;
@@ -94,13 +96,22 @@ pub fn encode_service(service: &Service) -> Vec<u8> {
     proto::Address { r#type: Some(Type::Service(raw)) }.encode_to_vec()
 }
 
+/// A policy as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRead {
+    /// The policy. What of it was not understood is marked in its matches.
+    pub policy: Policy,
+    /// What was not understood and where, the first few; empty if everything was.
+    pub not_understood: Vec<String>,
+}
+
 /// Reads an `istio.security.Authorization`.
 ///
-/// Errors: the bytes are no such message, or its scope or action is unknown. What cannot be understood within a match
-/// marks that match instead.
-pub fn decode_policy(bytes: &[u8], interner: &mut Interner) -> Result<Policy, WireError> {
+/// Errors: the bytes are no such message, or its scope or action is unknown. What else cannot be understood marks the
+/// matches that it concerns instead.
+pub fn decode_policy(bytes: &[u8], interner: &mut Interner) -> Result<PolicyRead, WireError> {
     let message: security::Authorization = message(bytes, "istio.security.Authorization")?;
-    policy::decode(message, interner)
+    policy::decode(message, unknown::find(bytes), interner)
 }
 
 /// A policy as an `istio.security.Authorization`.

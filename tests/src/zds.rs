@@ -76,6 +76,11 @@ impl Peer {
 /// The word that enrols a pod.
 pub fn add(pod: &Pod) -> Request {
     let name = || pod.name.as_str().into();
-    let info = WorkloadInfo { name: name(), namespace: NAMESPACE.into(), service_account: name() };
+    let info = WorkloadInfo {
+        name: name(),
+        namespace: NAMESPACE.into(),
+        service_account: name(),
+        ..WorkloadInfo::default()
+    };
     Request::Add { uid: pod.uid.as_str().into(), info }
 }

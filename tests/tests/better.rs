@@ -16,7 +16,7 @@ use halo_core::h2::StreamId;
 use halo_core::h2::frame::{be_u32, kind};
 use halo_tests::certs::Root;
 use halo_tests::frames::{self, Tunnel};
-use halo_tests::pair::{HTTP, Pair, RAW};
+use halo_tests::pair::{HTTP, Pair, RAW, await_answered};
 use halo_tests::rig::{SOON, with_variables};
 use halo_tests::socket::{self, End};
 use halo_tests::{Rig, observe, requests};
@@ -341,4 +341,38 @@ fn another_endpoint_is_tried_when_the_first_refuses_the_connection() {
     assert!(requests::one(rig.netns("web"), none).is_err());
     rig.await_counted(0, "closed_connect_failed", 0);
     assert_eq!(rig.counter(0, "closed_no_healthy_upstream"), 0);
+}
+
+#[test]
+fn series_of_workloads_that_left_the_mesh_expire_and_others_stay() {
+    const OPENED: &str = "istio_tcp_connections_opened_total";
+    let expiry = with_variables(&[("HALO_METRICS_EXPIRY", "1s")]);
+    let mut rig = Rig::played(&["shop", "bank"], expiry, &["web", "shop", "bank"], &[]);
+    let _servers = ["shop", "bank"].map(|pod| Server::http(&rig.lab, rig.pod(pod), HTTP).unwrap());
+    let opened = |rig: &Rig, node: usize, pod: &str| {
+        observe::total(&rig.proxies[node], OPENED, &[("destination_workload", pod)])
+    };
+    for pod in ["shop", "bank"] {
+        await_answered(&rig, "web", pod);
+        for node in 0..2 {
+            wait_for("a series of it", SOON, || match opened(&rig, node, pod) {
+                Some(_) => Ok(()),
+                None => Err(rig.proxies[node].metrics().unwrap()),
+            })
+            .unwrap();
+        }
+    }
+    rig.mesh.forget("shop");
+    rig.mesh.publish().unwrap();
+    for node in 0..2 {
+        wait_for("the series of the lost workload expiring", SOON, || match opened(&rig, node, "shop") {
+            None => Ok(()),
+            total => Err(format!("{total:?}")),
+        })
+        .unwrap();
+        let page = rig.proxies[node].metrics().unwrap();
+        assert!(!page.contains("destination_workload=\"shop\""), "{page}");
+        // It has been idle for as long, and is still in the mesh.
+        assert!(opened(&rig, node, "bank") >= Some(1.0));
+    }
 }

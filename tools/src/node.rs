@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::heap;
-use halo_control::config::raw::{MESH_CONFIG, TOKEN};
+use halo_control::config::raw::{MESH_CONFIG, RESOLV_CONF, TOKEN};
 use halo_control::config::resolved::VARIABLES;
 use halo_control::config::{
     Config, ConfigError, Files, Overrides, PrintFormat, RecordsMode, RingMode, Variables,
@@ -20,7 +20,9 @@ use halo_control::version::Version;
 use halo_core::report::{ShardReport, View};
 use halo_core::snapshot::Snapshot;
 use halo_shard::tls::RecordsKind;
-use halo_shard::{AccessOutput, Ask, Mailbox, Message, PodSpec, RingKind, ShardConfig, StartError};
+use halo_shard::{
+    AccessOutput, Ask, DnsConfig, Mailbox, Message, PodSpec, RingKind, ShardConfig, StartError,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -122,12 +124,17 @@ pub fn main(options: Options) -> ExitCode {
 
 /// The files that count beside variables and flags.
 fn files() -> Result<Files, Error> {
-    let mesh_config = match std::fs::read_to_string(MESH_CONFIG) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::File { path: MESH_CONFIG, error }),
-    };
-    Ok(Files { mesh_config, token: Path::new(TOKEN).exists() })
+    let token = Path::new(TOKEN).exists();
+    Ok(Files { mesh_config: text(MESH_CONFIG)?, token, resolv_conf: text(RESOLV_CONF)? })
+}
+
+/// The text of a file, if it is there.
+fn text(path: &'static str) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::File { path, error }),
+    }
 }
 
 impl From<Options> for Overrides {
@@ -283,7 +290,11 @@ impl Handles {
                 access: access.clone(),
                 series_expiry_ms: millis(config.metrics_expiry),
                 ask: ask.clone(),
-                dns: halo_shard::DnsConfig::default(),
+                dns: DnsConfig {
+                    capture: config.dns.capture,
+                    listen: config.dns.listen.clone(),
+                    servers: config.dns.servers.as_slice().into(),
+                },
             })?;
             mailboxes.push(mailbox);
         }

@@ -98,6 +98,7 @@ fn outside(topology: &Topology) -> Pod {
         netns: node.netns.clone(),
         address: node.address,
         addresses: node.addresses,
+        dns_search: Vec::new(),
     }
 }
 

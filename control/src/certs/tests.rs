@@ -405,7 +405,12 @@ fn a_certificate_that_comes_expired_is_a_failure() {
 
 fn pods(list: &[(&str, &str)]) -> Pods {
     let view = |name: &str, account: &str| PodView {
-        info: WorkloadInfo { name: name.into(), namespace: "shop".into(), service_account: account.into() },
+        info: WorkloadInfo {
+            name: name.into(),
+            namespace: "shop".into(),
+            service_account: account.into(),
+            ..WorkloadInfo::default()
+        },
         state: PodState::Running,
         resident: false,
     };

@@ -31,6 +31,8 @@ pub struct PodInfo {
     pub namespace: String,
     /// Service account.
     pub service_account: String,
+    /// The search list of its resolver; empty where it is not known.
+    pub dns_search: Vec<String>,
 }
 
 /// A pod with its network namespace.

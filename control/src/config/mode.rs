@@ -36,6 +36,7 @@ pub(super) fn workload(text: &str) -> Result<WorkloadInfo, Reason> {
                 name: name.into(),
                 namespace: namespace.into(),
                 service_account: service_account.into(),
+                ..WorkloadInfo::default()
             })
         }
         _ => Err("expected namespace/name/serviceaccount".to_owned()),

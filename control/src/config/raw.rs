@@ -28,10 +28,14 @@ pub struct Files {
     pub mesh_config: Option<String>,
     /// Whether there is a [`TOKEN`].
     pub token: bool,
+    /// The text of [`RESOLV_CONF`], if it is there.
+    pub resolv_conf: Option<String>,
 }
 
 /// The mesh's configuration, of which `defaultConfig` counts.
 pub const MESH_CONFIG: &str = "./etc/istio/config/mesh";
+/// How the node proxy's own names are resolved (resolv.conf(5)), of which the servers count.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The token of the node's service account.
 pub const TOKEN: &str = "./var/run/secrets/tokens/istio-token";
 

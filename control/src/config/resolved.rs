@@ -12,6 +12,7 @@ use halo_core::options::{Keepalive, Options, OriginalSource};
 use halo_core::zds::WorkloadInfo;
 
 use super::cpu::{quantity, whole};
+use super::dns::{self, DnsDraft, DnsSettings};
 use super::mode::{self, Kind};
 use super::proxy_config::{MeshConfig, ProxyConfig};
 use super::raw::{
@@ -66,6 +67,7 @@ pub(super) struct Draft {
     metrics: Option<SocketAddr>,
     stats_port: u16,
     pub(super) discovery: Option<String>,
+    dns: DnsDraft,
 }
 
 /// Largest flow-control window (RFC 9113, section 6.9.1).
@@ -238,6 +240,14 @@ variables! {
     "PACKET_MARK", "1337; none with PROXY_MODE=dedicated", "mark on packets from pods' network namespaces; 0 for none",
         |draft, text| draft.packet_mark = Some(mark(text)?);
     "IPV6_ENABLED", "true", "listen on IPv6 too", |draft, text| draft.config.ipv6 = boolean(text)?;
+    "CLUSTER_DOMAIN", "cluster.local", "the cluster's DNS domain",
+        |draft, text| draft.config.cluster_domain = text.trim_matches('.').to_ascii_lowercase();
+    "ISTIO_META_DNS_CAPTURE", "true", "answer pods' DNS queries: true, or anything else for no; not with XDS_ON_DEMAND",
+        |draft, text| draft.dns.capture = Some(text.into());
+    "ISTIO_META_DNS_PROXY_ADDR", "localhost:15053", "where captured DNS queries come in, inside each pod",
+        |draft, text| draft.dns.listen = Some(text.into());
+    "HALO_DNS_SERVERS", "those of /etc/resolv.conf", "DNS servers, as pods reach them: 10.96.0.10,[fd00::a]:53",
+        |draft, text| draft.dns.servers = Some(dns::servers(text)?);
     "HALO_ADMIN_ADDR", "127.0.0.1:15000", "admin server", |draft, text| draft.admin = Some(address(text)?);
     "HALO_READINESS_ADDR", "[::]:15021", "readiness server", |draft, text| draft.readiness = Some(address(text)?);
     "HALO_METRICS_ADDR", "[::]:15020", "metrics server", |draft, text| draft.metrics = Some(address(text)?);
@@ -292,6 +302,18 @@ fn life(text: &str) -> Result<Duration, Reason> {
     }
 }
 
+fn unknown_node() -> NodeFacts {
+    NodeFacts {
+        instance_ip: Ipv4Addr::new(1, 1, 1, 1).into(),
+        pod_name: String::new(),
+        pod_namespace: String::new(),
+        service_account: String::new(),
+        node_name: String::new(),
+        metadata: BTreeMap::new(),
+        json: BTreeMap::new(),
+    }
+}
+
 impl Default for Draft {
     fn default() -> Self {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
@@ -309,15 +331,7 @@ impl Default for Draft {
             xds_on_demand: false,
             ca: CaSource::Memory,
             crl_path: None,
-            facts: NodeFacts {
-                instance_ip: Ipv4Addr::new(1, 1, 1, 1).into(),
-                pod_name: String::new(),
-                pod_namespace: String::new(),
-                service_account: String::new(),
-                node_name: String::new(),
-                metadata: BTreeMap::new(),
-                json: BTreeMap::new(),
-            },
+            facts: unknown_node(),
             mode: ProxyMode::Shared,
             shards: ShardCount::Auto,
             cpu: CpuBudget::default(),
@@ -326,6 +340,8 @@ impl Default for Draft {
             records: RecordsMode::Sealed,
             ring: RingMode::Auto,
             ipv6: true,
+            dns: DnsSettings { capture: true, held_back: false, listen: Vec::new(), servers: Vec::new() },
+            cluster_domain: "cluster.local".into(),
             admin: any,
             readiness: any,
             metrics: any,
@@ -363,6 +379,7 @@ impl Default for Draft {
             metrics: None,
             stats_port: 15_020,
             discovery: None,
+            dns: DnsDraft::default(),
         }
     }
 }
@@ -477,6 +494,8 @@ fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
     let unmarked = matches!(config.mode, ProxyMode::Dedicated(_));
     let mark = draft.packet_mark.unwrap_or(if unmarked { 0 } else { config.limits.packet_mark });
     config.limits.packet_mark = mark;
+    let (metadata, resolv_conf) = (&config.facts.metadata, files.resolv_conf.as_deref());
+    config.dns = draft.dns.settle(metadata, resolv_conf, config.xds_on_demand)?;
     config.facts.node_name.clone_from(&config.node);
     config.options.keepalive = draft.probes.then_some(draft.keepalive);
     config.options.user_timeout_s = draft.user_timeout.then(|| draft.keepalive.total_s());

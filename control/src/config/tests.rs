@@ -272,6 +272,81 @@ fn the_table_names_each_variable_once_and_documents_it() {
     assert_eq!(names.len(), count);
 }
 
+/// Variables of the stock node proxy and its manifest. Each is read, or refused where it asks for what there is not.
+const STOCK: &[&str] = &[
+    "ENABLE_PROXY",
+    "PROXY_MODE",
+    "PROXY_WORKLOAD_INFO",
+    "INPOD_ENABLED",
+    "NETWORK",
+    "NODE_NAME",
+    "ISTIO_META_CLUSTER_ID",
+    "CLUSTER_ID",
+    "KUBERNETES_SERVICE_HOST",
+    "XDS_ADDRESS",
+    "CA_ADDRESS",
+    "XDS_ROOT_CA",
+    "CA_ROOT_CA",
+    "ALT_XDS_HOSTNAME",
+    "ALT_CA_HOSTNAME",
+    "AUTH_TOKEN",
+    "XDS_HEADER_*",
+    "CA_HEADER_*",
+    "XDS_ON_DEMAND",
+    "LOCAL_XDS_PATH",
+    "LOCAL_XDS",
+    "SECRET_TTL",
+    "FAKE_CA",
+    "CRL_PATH",
+    "PREFERED_SERVICE_NAMESPACE",
+    "ZTUNNEL_WORKER_THREADS",
+    "ZTUNNEL_CPU_LIMIT",
+    "ZTUNNEL_RESOURCE_CPU_LIMIT",
+    "ZTUNNEL_RESOURCE_CPU_REQUEST",
+    "POOL_MAX_STREAMS_PER_CONNECTION",
+    "POOL_UNUSED_RELEASE_TIMEOUT",
+    "HTTP2_STREAM_WINDOW_SIZE",
+    "HTTP2_CONNECTION_WINDOW_SIZE",
+    "HTTP2_FRAME_SIZE",
+    "CONNECTION_TERMINATION_DEADLINE",
+    "TERMINATION_GRACE_PERIOD_SECONDS",
+    "PACKET_MARK",
+    "INPOD_UDS",
+    "IPV6_ENABLED",
+    "AUTHZ_POLICY_INFO_LOGGING",
+    "PROXY_CONFIG",
+    "ISTIO_META_*",
+    "ISTIO_METAJSON_*",
+    "POD_NAME",
+    "POD_NAMESPACE",
+    "SERVICE_ACCOUNT",
+    "INSTANCE_IP",
+    "TRUST_DOMAIN",
+    "ISTIO_META_ISTIO_VERSION",
+    "RUST_LOG",
+    "LOG_FORMAT",
+];
+
+#[test]
+fn every_variable_of_the_stock_proxy_is_known() {
+    for name in STOCK {
+        assert!(resolved::VARIABLES.iter().any(|variable| variable.name == *name), "{name}");
+    }
+}
+
+#[test]
+fn what_the_stock_manifest_sets_for_others_is_taken_silently() {
+    let set = [
+        ("INPOD_ENABLED", "true"),
+        ("ENABLE_PROXY", "true"),
+        ("FAKE_CA", "false"),
+        ("AUTHZ_POLICY_INFO_LOGGING", "1"),
+        ("NOBODY_KNOWS_THIS", "x"),
+    ];
+    let config = read(&set).unwrap();
+    assert_eq!((config.warnings(), config), (Vec::new(), read(&[]).unwrap()));
+}
+
 #[test]
 fn a_printed_configuration_is_yaml_or_json_of_the_same_value() {
     let config = read(&[("NODE_NAME", "node-1")]).unwrap();
@@ -329,7 +404,11 @@ fn connections_are_made_as_the_stock_proxy_makes_them_unless_set_otherwise() {
 
 #[test]
 fn aliases_of_the_mesh_configuration_count_unless_the_variable_says_otherwise() {
-    let files = || Files { mesh_config: Some("trustDomainAliases: [one, two]".into()), token: false };
+    let files = || Files {
+        mesh_config: Some("trustDomainAliases: [one, two]".into()),
+        token: false,
+        ..Files::default()
+    };
     let read = |pairs: &[(&str, &str)]| {
         let variables = pairs.iter().copied().collect::<Variables>().with_files(files());
         Config::read(&variables, &Overrides::default()).unwrap().trust_domain_aliases

@@ -105,7 +105,13 @@ async fn fetch(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
 }
 
 fn pod(uid: &str) -> PodInfo {
-    PodInfo { uid: uid.into(), name: "cart".into(), namespace: "shop".into(), service_account: "cart".into() }
+    PodInfo {
+        uid: uid.into(),
+        name: "cart".into(),
+        namespace: "shop".into(),
+        service_account: "cart".into(),
+        dns_search: vec![],
+    }
 }
 
 fn netns() -> std::os::fd::OwnedFd {
@@ -136,7 +142,7 @@ fn connection(uid: &str) -> ConnectionReport {
 async fn a_node_is_ready_once_mesh_and_pods_are_there_and_says_what_is_missing() {
     let node = Running::start(None).await;
     node.readiness_where(500, |text| {
-        text.starts_with("not ready, pending: state manager, workload proxy manager\n")
+        text.starts_with("not ready, pending: state manager, dns proxy, workload proxy manager\n")
             && text.contains("state manager: cannot be read")
     })
     .await;

@@ -1,20 +1,34 @@
 //! Policies. What of a match cannot be understood is dropped from it, and the match is marked: the policy then neither
-//! opens a connection through it nor fails to refuse one.
+//! opens a connection through it nor fails to refuse one. What is not known of a clause, a rule or the policy marks every
+//! match that it holds.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
-use halo_core::policy::{Action, Match, Policy, Rule, Scope, ServiceAccountMatch, StringMatch};
+use halo_core::policy::{Action, Clause, Match, Policy, Rule, Scope, ServiceAccountMatch, StringMatch};
 use ipnet::IpNet;
 
-use super::parts::{known, octets, range};
-use super::{Interner, WireError};
+use super::parts::{known, octets, port, range};
+use super::unknown::{TEXTS_MAX, Unknown};
+use super::{Interner, PolicyRead, WireError};
 use crate::proto::security as proto;
 use crate::proto::security::string_match::MatchType;
 
-pub(super) fn decode(raw: proto::Authorization, interner: &mut Interner) -> Result<Policy, WireError> {
+/// Reads a policy of whose bytes `unknown` was not known.
+pub(super) fn decode(
+    raw: proto::Authorization,
+    unknown: Unknown,
+    interner: &mut Interner,
+) -> Result<PolicyRead, WireError> {
     let scope = known("scope", raw.scope, "GLOBAL (0), NAMESPACE (1) or WORKLOAD_SELECTOR (2)")?;
     let action = known("action", raw.action, "ALLOW (0) or DENY (1)")?;
-    Ok(Policy {
+    let mut reader = Reader { interner, unintelligible: false, texts: unknown.texts };
+    let mut rules = reader.rules(raw.rules);
+    let not_understood = reader.texts;
+    for place in &unknown.places {
+        mark(&mut rules, place);
+    }
+    let policy = Policy {
         name: raw.name.into(),
         namespace: interner.share(&raw.namespace),
         scope: match scope {
@@ -26,67 +40,116 @@ pub(super) fn decode(raw: proto::Authorization, interner: &mut Interner) -> Resu
             proto::Action::Allow => Action::Allow,
             proto::Action::Deny => Action::Deny,
         },
-        rules: raw.rules.into_iter().map(|raw| rule(raw, interner)).collect(),
+        rules,
         dry_run: raw.dry_run,
-    })
-}
-
-fn rule(raw: proto::Rule, interner: &mut Interner) -> Rule {
-    let mut clause =
-        |raw: proto::Clause| raw.matches.into_iter().map(|raw| one_match(raw, interner)).collect();
-    raw.clauses.into_iter().map(&mut clause).collect()
-}
-
-fn one_match(raw: proto::Match, interner: &mut Interner) -> Match {
-    let mut reader = Reader { interner, unintelligible: false };
-    let read = Match {
-        namespaces: reader.strings(raw.namespaces),
-        not_namespaces: reader.strings(raw.not_namespaces),
-        principals: reader.strings(raw.principals),
-        not_principals: reader.strings(raw.not_principals),
-        service_accounts: reader.accounts(raw.service_accounts),
-        not_service_accounts: reader.accounts(raw.not_service_accounts),
-        source_ips: reader.ranges(raw.source_ips),
-        not_source_ips: reader.ranges(raw.not_source_ips),
-        destination_ips: reader.ranges(raw.destination_ips),
-        not_destination_ips: reader.ranges(raw.not_destination_ips),
-        destination_ports: reader.ports(raw.destination_ports),
-        not_destination_ports: reader.ports(raw.not_destination_ports),
-        unintelligible: false,
     };
-    Match { unintelligible: reader.unintelligible, ..read }
+    Ok(PolicyRead { policy, not_understood })
 }
 
-/// Reads a match's lists and remembers whether all of them was understood.
+/// Marks what is at a place of a policy, and all that it holds. What holds nothing gets a match that is marked: without one
+/// an ALLOW policy would open by it, or a DENY policy refuse nothing.
+fn mark(rules: &mut Vec<Rule>, place: &[usize]) {
+    let found = match *place {
+        [] => None,
+        [rule] => rules.get_mut(rule).map(mark_rule),
+        [rule, clause] => rules.get_mut(rule).and_then(|rule| rule.get_mut(clause)).map(mark_clause),
+        [rule, clause, one, ..] => {
+            let clause = rules.get_mut(rule).and_then(|rule| rule.get_mut(clause));
+            clause.and_then(|clause| clause.get_mut(one)).map(|one| one.unintelligible = true)
+        }
+    };
+    if found.is_none() {
+        rules.iter_mut().for_each(mark_rule);
+        if rules.is_empty() {
+            rules.push(vec![vec![marked()]]);
+        }
+    }
+}
+
+fn mark_rule(rule: &mut Rule) {
+    rule.iter_mut().for_each(mark_clause);
+    if rule.is_empty() {
+        rule.push(vec![marked()]);
+    }
+}
+
+fn mark_clause(clause: &mut Clause) {
+    clause.iter_mut().for_each(|one| one.unintelligible = true);
+    if clause.is_empty() {
+        clause.push(marked());
+    }
+}
+
+fn marked() -> Match {
+    Match { unintelligible: true, ..Match::default() }
+}
+
+/// Reads rules and remembers what of them was not understood.
 struct Reader<'a> {
     interner: &'a mut Interner,
+    /// Whether all of the match that is read was understood.
     unintelligible: bool,
+    /// What was not understood, the first few.
+    texts: Vec<String>,
 }
 
 impl Reader<'_> {
-    /// What could be read of a list.
-    fn keep<T>(&mut self, read: impl Iterator<Item = Option<T>>) -> Vec<T> {
-        let mut kept = Vec::new();
-        for item in read {
-            match item {
-                Some(item) => kept.push(item),
-                None => self.unintelligible = true,
+    fn rules(&mut self, raw: Vec<proto::Rule>) -> Vec<Rule> {
+        let mut rules = Vec::with_capacity(raw.len());
+        for raw in raw {
+            let place = rules.len();
+            let clauses = raw.clauses.into_iter().enumerate();
+            rules.push(clauses.map(|(number, raw)| self.clause(raw, [place, number])).collect());
+        }
+        rules
+    }
+
+    fn clause(&mut self, raw: proto::Clause, [rule, clause]: [usize; 2]) -> Clause {
+        let matches = raw.matches.into_iter().enumerate();
+        matches.map(|(number, raw)| self.one_match(raw, [rule, clause, number])).collect()
+    }
+
+    fn one_match(&mut self, raw: proto::Match, place: [usize; 3]) -> Match {
+        self.unintelligible = false;
+        let read = Match {
+            namespaces: self.strings((place, "namespaces"), raw.namespaces),
+            not_namespaces: self.strings((place, "not_namespaces"), raw.not_namespaces),
+            principals: self.strings((place, "principals"), raw.principals),
+            not_principals: self.strings((place, "not_principals"), raw.not_principals),
+            service_accounts: self.accounts(raw.service_accounts),
+            not_service_accounts: self.accounts(raw.not_service_accounts),
+            source_ips: self.ranges((place, "source_ips"), raw.source_ips),
+            not_source_ips: self.ranges((place, "not_source_ips"), raw.not_source_ips),
+            destination_ips: self.ranges((place, "destination_ips"), raw.destination_ips),
+            not_destination_ips: self.ranges((place, "not_destination_ips"), raw.not_destination_ips),
+            destination_ports: self.ports((place, "destination_ports"), raw.destination_ports),
+            not_destination_ports: self.ports((place, "not_destination_ports"), raw.not_destination_ports),
+            unintelligible: false,
+        };
+        Match { unintelligible: self.unintelligible, ..read }
+    }
+
+    /// Drops a value of a list.
+    fn drop_value(&mut self, (place, field): Field, why: impl Display) {
+        self.unintelligible = true;
+        if self.texts.len() < TEXTS_MAX {
+            let [rule, clause, one] = place;
+            self.texts.push(format!("rules[{rule}].clauses[{clause}].matches[{one}].{field}: {why}"));
+        }
+    }
+
+    fn strings(&mut self, field: Field, raw: Vec<proto::StringMatch>) -> Vec<StringMatch> {
+        let mut kept = Vec::with_capacity(raw.len());
+        for raw in raw {
+            match raw.match_type {
+                Some(MatchType::Exact(text)) => kept.push(StringMatch::Exact(self.interner.share(&text))),
+                Some(MatchType::Prefix(text)) => kept.push(StringMatch::Prefix(self.interner.share(&text))),
+                Some(MatchType::Suffix(text)) => kept.push(StringMatch::Suffix(self.interner.share(&text))),
+                Some(MatchType::Presence(())) => kept.push(StringMatch::Presence),
+                None => self.drop_value(field, "a comparison of no known kind"),
             }
         }
         kept
-    }
-
-    fn strings(&mut self, raw: Vec<proto::StringMatch>) -> Vec<StringMatch> {
-        let mut read = Vec::with_capacity(raw.len());
-        for raw in raw {
-            read.push(raw.match_type.map(|kind| match kind {
-                MatchType::Exact(text) => StringMatch::Exact(self.interner.share(&text)),
-                MatchType::Prefix(text) => StringMatch::Prefix(self.interner.share(&text)),
-                MatchType::Suffix(text) => StringMatch::Suffix(self.interner.share(&text)),
-                MatchType::Presence(()) => StringMatch::Presence,
-            }));
-        }
-        self.keep(read.into_iter())
     }
 
     fn accounts(&mut self, raw: Vec<proto::ServiceAccountMatch>) -> Vec<ServiceAccountMatch> {
@@ -97,14 +160,30 @@ impl Reader<'_> {
         raw.into_iter().map(one).collect()
     }
 
-    fn ranges(&mut self, raw: Vec<proto::Address>) -> Vec<IpNet> {
-        self.keep(raw.iter().map(|raw| range("", &raw.address, raw.length).ok()))
+    fn ranges(&mut self, field: Field, raw: Vec<proto::Address>) -> Vec<IpNet> {
+        let read = raw.iter().map(|raw| range("a range", &raw.address, raw.length));
+        self.keep(field, read)
     }
 
-    fn ports(&mut self, raw: Vec<u32>) -> Vec<u16> {
-        self.keep(raw.into_iter().map(|port| u16::try_from(port).ok()))
+    fn ports(&mut self, field: Field, raw: Vec<u32>) -> Vec<u16> {
+        self.keep(field, raw.into_iter().map(|number| port("a port", number)))
+    }
+
+    /// What could be read of a list.
+    fn keep<T>(&mut self, field: Field, read: impl Iterator<Item = Result<T, WireError>>) -> Vec<T> {
+        let mut kept = Vec::new();
+        for item in read {
+            match item {
+                Ok(item) => kept.push(item),
+                Err(why) => self.drop_value(field, why),
+            }
+        }
+        kept
     }
 }
+
+/// A list of a match: the numbers of its rule, clause and match, and its name.
+type Field = ([usize; 3], &'static str);
 
 pub(super) fn encode(policy: &Policy) -> proto::Authorization {
     let clause = |matches: &Vec<Match>| proto::Clause { matches: matches.iter().map(raw_match).collect() };

@@ -266,8 +266,14 @@ impl Client {
             let reason = format!("nobody asked for the type {:?}", response.type_url);
             self.tell("a response is passed over", &reason);
         }
-        let Push { edits, rejected } = self.session.handle_response(response);
+        let Push { edits, rejected, not_understood } = self.session.handle_response(response);
         self.tell_rejected(&rejected);
+        for (policy, what) in not_understood.iter().take(NAMED_MAX) {
+            let (policy, what) = (cut(policy, NAME_LEN_MAX), cut(what, REASON_LEN_MAX));
+            if let Some(left_out) = self.told.now(what, Instant::now()) {
+                warn!(policy, what, left_out, "a part of a policy is not understood; it admits nobody by it");
+            }
+        }
         self.publish(edits).await?;
         self.report_connected();
         Ok(())

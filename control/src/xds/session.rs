@@ -19,7 +19,7 @@ use super::response::Response;
 use crate::edit::MeshEdit;
 use crate::proto::discovery::{DeltaDiscoveryRequest, Node, Resource, Status};
 use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
-use crate::wire::{self, Address, Interner};
+use crate::wire::{self, Address, Interner, PolicyRead};
 
 #[cfg(test)]
 mod tests;
@@ -78,6 +78,8 @@ pub(crate) struct Push {
     pub(crate) edits: Vec<MeshEdit>,
     /// Resources that were refused: the name and why.
     pub(crate) rejected: Vec<(String, String)>,
+    /// Policies that are taken although a part of them is not understood: the key, and what and where.
+    pub(crate) not_understood: Vec<(Arc<str>, String)>,
 }
 
 #[derive(Debug)]
@@ -323,7 +325,7 @@ impl Session {
                     push.edits.extend(self.policies.held.remove(&name).map(Thing::removal));
                 }
                 for bytes in response.resources {
-                    let (name, taken) = one(bytes, |resource| self.take_policy(resource, &mut push.edits));
+                    let (name, taken) = one(bytes, |resource| self.take_policy(resource, &mut push));
                     self.policies.refused.note(&name, &taken);
                     push.note(name, taken);
                 }
@@ -432,17 +434,21 @@ impl Session {
         }
     }
 
-    fn take_policy(&mut self, resource: &Resource, edits: &mut Vec<MeshEdit>) -> Result<(), String> {
+    fn take_policy(&mut self, resource: &Resource, push: &mut Push) -> Result<(), String> {
         let raw = resource.resource.as_ref().ok_or("the resource is not set")?;
         if self.policies.held.is_current(&resource.name, &resource.version) {
             return Ok(());
         }
-        let policy =
+        let PolicyRead { policy, not_understood } =
             wire::decode_policy(&raw.value, &mut self.interner).map_err(|error| error.to_string())?;
-        let thing = Thing::Policy(policy.key());
+        let key = policy.key();
+        if !not_understood.is_empty() {
+            push.not_understood.push((key.clone(), not_understood.join("; ")));
+        }
+        let thing = Thing::Policy(key);
         let name = if resource.name.is_empty() { thing.name() } else { resource.name.as_str().into() };
-        edits.extend(self.policies.held.accept(&name, &resource.version, &thing).map(Thing::removal));
-        edits.push(MeshEdit::Policy(Arc::new(policy)));
+        push.edits.extend(self.policies.held.accept(&name, &resource.version, &thing).map(Thing::removal));
+        push.edits.push(MeshEdit::Policy(Arc::new(policy)));
         Ok(())
     }
 

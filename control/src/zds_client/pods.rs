@@ -36,7 +36,7 @@ impl PodPlaces {
         let (_, netns) = self.0.get(uid).filter(|(held, _)| *held == namespace)?;
         Some(Pod {
             listeners: Listeners::Captured,
-            dns_search: None,
+            dns_search: Some(info.dns_search.clone()).filter(|search| !search.is_empty()),
             uid: uid.clone(),
             name: info.name.clone(),
             namespace: info.namespace.clone(),

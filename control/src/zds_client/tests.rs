@@ -45,7 +45,13 @@ impl Drop for Proxy {
 }
 
 fn pod(uid: &str) -> PodInfo {
-    PodInfo { uid: uid.into(), name: "cart".into(), namespace: "shop".into(), service_account: "cart".into() }
+    PodInfo {
+        uid: uid.into(),
+        name: "cart".into(),
+        namespace: "shop".into(),
+        service_account: "cart".into(),
+        dns_search: vec![],
+    }
 }
 
 fn netns() -> OwnedFd {
@@ -198,7 +204,12 @@ impl RawAgent {
 }
 
 fn add(uid: &str) -> Vec<u8> {
-    let info = WorkloadInfo { name: "n".into(), namespace: "s".into(), service_account: "a".into() };
+    let info = WorkloadInfo {
+        name: "n".into(),
+        namespace: "s".into(),
+        service_account: "a".into(),
+        ..WorkloadInfo::default()
+    };
     zds::encode_request(&Request::Add { uid: uid.into(), info })
 }
 

@@ -108,4 +108,9 @@ impl Policy {
     pub fn key(&self) -> Arc<str> {
         format!("{}/{}", self.namespace, self.name).into()
     }
+
+    /// Whether a part of it could not be understood.
+    pub fn is_not_understood(&self) -> bool {
+        self.rules.iter().flatten().flatten().any(|one| one.unintelligible)
+    }
 }

@@ -114,7 +114,7 @@ pub struct Attempt {
 /// Decides the route of a captured connection. `random` is uniform over all of `u64`. `failed` is what was tried before
 /// for the same connection: the next choice is another address of the last one's workload, else another workload.
 pub fn resolve(snapshot: &Snapshot, captured: &Captured<'_>, random: u64, failed: &[Attempt]) -> Route {
-    let ask = Ask { snapshot, captured, random, failed };
+    let ask = Ask { snapshot, captured, random, failed, crosses: true };
     let destination = captured.destination;
     let own_address = captured.source.addresses.contains(&destination.ip());
     let local = own_address || destination.ip().is_loopback() || destination.ip().is_unspecified();
@@ -185,6 +185,7 @@ fn to_service(ask: &Ask<'_>, service: &Arc<Service>) -> Route {
 }
 
 fn to_workload(ask: &Ask<'_>, workload: &Arc<Workload>) -> Route {
+    let ask = &Ask { crosses: false, ..*ask };
     if let Some(waypoint) = waypoint::of_workload(ask, workload) {
         return through_waypoint(ask, waypoint, None);
     }

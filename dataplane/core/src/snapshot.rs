@@ -308,6 +308,7 @@ pub struct Policies {
     by_key: OrdMap<Arc<str>, Arc<Policy>>,
     global: OrdSet<Arc<str>>,
     by_namespace: HashMap<Arc<str>, OrdSet<Arc<str>>>,
+    not_understood: usize,
 }
 
 impl Policies {
@@ -324,6 +325,7 @@ impl Policies {
             }
             Scope::WorkloadSelector => {}
         }
+        self.not_understood += usize::from(policy.is_not_understood());
         self.by_key.insert(key, policy);
     }
 
@@ -332,6 +334,7 @@ impl Policies {
         let policy = self.by_key.remove(key)?;
         self.global.remove(key);
         remove_from(&mut self.by_namespace, &policy.namespace, key);
+        self.not_understood -= usize::from(policy.is_not_understood());
         Some(policy)
     }
 
@@ -363,6 +366,11 @@ impl Policies {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// How many of them have a part that was not understood.
+    pub fn not_understood(&self) -> usize {
+        self.not_understood
     }
 
     /// Whether there is none.

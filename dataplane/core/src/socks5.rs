@@ -49,9 +49,13 @@ impl Reply {
         match (reason, reason.outcome().flag) {
             (_, ResponseFlag::Deny) | (Reason::OwnPort, _) => Self::NotAllowed,
             (Reason::ConnectFailed | Reason::PeerUnavailable, _) => Self::Refused,
-            (Reason::NoHealthyUpstream | Reason::ConnectTimeout | Reason::HboneTimeout, _) => {
-                Self::Unreachable
-            }
+            (
+                Reason::HostUnresolved
+                | Reason::NoHealthyUpstream
+                | Reason::ConnectTimeout
+                | Reason::HboneTimeout,
+                _,
+            ) => Self::Unreachable,
             _ => Self::Failed,
         }
     }

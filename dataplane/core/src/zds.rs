@@ -30,6 +30,9 @@ pub struct WorkloadInfo {
     pub namespace: Arc<str>,
     /// Service account.
     pub service_account: Arc<str>,
+    /// The search list of the pod's resolver; empty where the agent does not say. Other agents never do, and other
+    /// proxies pass it over.
+    pub dns_search: Arc<[String]>,
 }
 
 /// What the agent asks for. A uid is the pod's Kubernetes uid and never empty.
@@ -147,8 +150,20 @@ pub fn decode_hello(bytes: &[u8]) -> Result<(), ZdsError> {
     }
 }
 
-/// Writes a request; the agent's half. An `Add` is to be sent with one descriptor.
+/// Writes a request; the agent's half. An `Add` is to be sent with one descriptor. A search list with which it would not
+/// fit the proxy's buffer is left out.
 pub fn encode_request(request: &Request) -> Vec<u8> {
+    let bytes = encode(request);
+    match request {
+        Request::Add { uid, info } if bytes.len() > DATAGRAM_MAX => {
+            let info = WorkloadInfo { dns_search: Arc::default(), ..info.clone() };
+            encode(&Request::Add { uid: uid.clone(), info })
+        }
+        _ => bytes,
+    }
+}
+
+fn encode(request: &Request) -> Vec<u8> {
     let payload = match request {
         Request::Add { uid, info } => {
             let workload_info = Some(info.into());
@@ -178,6 +193,7 @@ impl From<message::WorkloadInfo> for WorkloadInfo {
             name: info.name.into(),
             namespace: info.namespace.into(),
             service_account: info.service_account.into(),
+            dns_search: info.dns_search.into(),
         }
     }
 }
@@ -188,6 +204,7 @@ impl From<&WorkloadInfo> for message::WorkloadInfo {
             name: info.name.to_string(),
             namespace: info.namespace.to_string(),
             service_account: info.service_account.to_string(),
+            dns_search: info.dns_search.to_vec(),
         }
     }
 }

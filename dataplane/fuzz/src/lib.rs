@@ -4,6 +4,7 @@
 //! A body panics when the code under it breaks a promise; the debug assertions of that code are part of the test.
 #![forbid(unsafe_code)]
 
+pub mod dns;
 pub mod frames;
 pub mod handshake;
 pub mod hpack;
@@ -17,6 +18,7 @@ pub type Body = fn(&[u8]);
 
 /// Every body, under the name of its target.
 pub const BODIES: &[(&str, Body)] = &[
+    ("dns", dns::run),
     ("frames", frames::run),
     ("handshake", handshake::run),
     ("hpack", hpack::run),

@@ -305,3 +305,6 @@ fn random() -> Option<u64> {
 }
 
 const _: () = assert!(PENDING_PER_POD_MAX < PENDING_MAX && dns::DEADLINE_MS >= 1_000);
+
+#[cfg(test)]
+mod tests;

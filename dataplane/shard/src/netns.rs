@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::fstat;
 
 /// Which namespace the calling thread is in.
 ///
@@ -30,12 +32,16 @@ impl Place {
     /// Moves the thread into `netns`, unless it is there.
     ///
     /// # Errors
-    /// EPERM without CAP_SYS_ADMIN.
+    /// EPERM without CAP_SYS_ADMIN, unless the thread is in that very namespace.
     pub(crate) fn enter(&self, netns: &Arc<OwnedFd>) -> io::Result<()> {
         if Arc::ptr_eq(&self.current.borrow(), netns) {
             return Ok(());
         }
-        setns(netns.as_ref(), CloneFlags::CLONE_NEWNET)?;
+        match setns(netns.as_ref(), CloneFlags::CLONE_NEWNET) {
+            // Who serves its own namespace alone needs no leave to enter it.
+            Err(Errno::EPERM) if are_same(&self.current.borrow(), netns)? => {}
+            entered => entered?,
+        }
         self.current.replace(netns.clone());
         Ok(())
     }
@@ -46,5 +52,23 @@ impl Place {
             // The thread's own namespace can always be entered again by who could leave it.
             debug_assert!(false, "the home namespace was refused");
         }
+    }
+}
+
+/// Whether two descriptors are of one namespace.
+fn are_same(one: &OwnedFd, other: &OwnedFd) -> io::Result<bool> {
+    let (one, other) = (fstat(one)?, fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_told_by_what_it_is_rather_than_by_its_descriptor() {
+        let open = |kind: &str| OwnedFd::from(File::open(format!("/proc/thread-self/ns/{kind}")).unwrap());
+        assert!(are_same(&open("net"), &open("net")).unwrap());
+        assert!(!are_same(&open("net"), &open("uts")).unwrap());
     }
 }

@@ -1,5 +1,8 @@
 //! One shard: everything that its core owns, and what the mailbox makes of it.
 
+mod drain;
+mod report;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -17,7 +20,7 @@ use halo_core::options::Options;
 use halo_core::outcome::Reason;
 use halo_core::pool::{Pool, TunnelId, WaiterId};
 use halo_core::rbac;
-use halo_core::report::{Direction, HostSeries, ShardReport, Transport, View};
+use halo_core::report::{Direction, Transport};
 use halo_core::resolve;
 use halo_core::snapshot::Snapshot;
 use halo_core::workload::Workload;
@@ -34,15 +37,12 @@ use crate::pool::Waiter;
 use crate::refusal::{Refusals, Subject};
 use crate::ring;
 use crate::socket::SocketOptions;
-use crate::stats::{self, Latencies};
+use crate::stats::Latencies;
 use crate::telemetry::Telemetry;
 use crate::timer::Timers;
 use crate::tls::{PeerChain, RecordsKind, RevocationLists, Terms, TlsConfig};
-use crate::tunnel::{CLOSE_MS_MAX, Side, Tunnel};
+use crate::tunnel::{Side, Tunnel};
 use crate::wake::{Broadcast, Signal};
-
-/// Between two looks at whether a drain is done, ms, where nothing tells of it.
-const DRAIN_LOOK_MS: u64 = 5;
 
 /// What a shard owns. Nothing in it is shared with another thread but `counters`, which only this one writes.
 pub(crate) struct Shard {
@@ -474,54 +474,6 @@ impl Shard {
         self.place.leave(&pod.netns);
     }
 
-    /// Stops accepting, lets what is open end, and cuts it at the deadline.
-    pub(crate) async fn drain(&self) {
-        self.draining.set(true);
-        for pod in self.pods.borrow().values() {
-            pod.stop();
-        }
-        for tunnel in self.tunnels_where(|_| true) {
-            tunnel.drain();
-        }
-        let busy = || self.pods.borrow().values().any(|pod| pod.connections() > 0);
-        let announced = || self.tunnels_where(|tunnel| !tunnel.is_closing()).is_empty();
-        // A client that has been told may still have a request on its way until it answers.
-        let quiet = async {
-            while busy() || !announced() {
-                ring::within_ms(DRAIN_LOOK_MS, self.conn_ended.next()).await;
-            }
-        };
-        if ring::within_ms(self.limits.drain_ms_max, quiet).await.is_none() {
-            for conn in self.conns_where(|_| true) {
-                conn.cut(Reason::Drained);
-            }
-        }
-        // What is within another tunnel can only be sent while that one is open.
-        self.close_tunnels(|tunnel| matches!(tunnel.side, Side::Inner(_))).await;
-        self.close_tunnels(|_| true).await;
-        self.access.flush();
-        // One more turn or two, so that the last resets leave.
-        ring::sleep_ms(20).await;
-    }
-
-    /// Closes tunnels. A connection is complete once its last bytes are sealed; here they leave before the process ends.
-    async fn close_tunnels(&self, which: impl Fn(&Tunnel) -> bool) {
-        for tunnel in self.tunnels_where(&which) {
-            tunnel.close();
-        }
-        let sent = async {
-            while !self.tunnels_where(|tunnel| which(tunnel) && !tunnel.is_sent()).is_empty() {
-                ring::sleep_ms(1).await;
-            }
-        };
-        ring::within_ms(CLOSE_MS_MAX, sent).await;
-    }
-
-    /// Whether drain has begun.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
     fn conns_where(&self, matches: impl Fn(&Conn) -> bool) -> Vec<Rc<Conn>> {
         self.conns.borrow().values().filter(|conn| matches(conn)).cloned().collect()
     }
@@ -530,48 +482,6 @@ impl Shard {
         let (dialled, accepted, inner) = (self.dialled.borrow(), self.accepted.borrow(), self.inner.borrow());
         let all = dialled.values().chain(accepted.values()).chain(inner.values());
         all.filter(|tunnel| matches(tunnel)).cloned().collect()
-    }
-
-    /// The live view of the shard.
-    pub(crate) fn report(&self, view: View) -> ShardReport {
-        let conns = self.conns.borrow();
-        let (connections, series) = match view {
-            View::Connections => (conns.values().map(|conn| conn.report()).collect(), Vec::new()),
-            View::Series => (Vec::new(), self.telemetry.report(ring::now_ms())),
-        };
-        ShardReport {
-            shard: self.index,
-            core: self.core,
-            ring: self.ring,
-            generation: self.snapshot.borrow().generation,
-            cpu_ns: stats::thread_cpu_ns(),
-            pods: self.pods.borrow().len(),
-            tunnels: self.tunnels_where(|_| true).len(),
-            counters: self.counters.list(),
-            latencies: self.latencies.report(),
-            sockets: self.telemetry.sockets(),
-            crl_rejections: self.telemetry.crl_rejections(),
-            connections_open: conns.len(),
-            connections,
-            series,
-            dns: self.dns.series.report(),
-            hosts: self.hosts(),
-        }
-    }
-
-    /// Hosts that were looked up for the connections of each pod.
-    fn hosts(&self) -> Vec<HostSeries> {
-        let snapshot = self.snapshot();
-        let mut all = Vec::new();
-        for pod in self.pods.borrow().values() {
-            let source = self.workload_of(&snapshot, pod);
-            all.extend(pod.dns.hosts().into_iter().map(|(hostname, lookups)| HostSeries {
-                source: source.cloned(),
-                hostname,
-                lookups,
-            }));
-        }
-        all
     }
 }
 

@@ -5,13 +5,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use halo_core::dns::answer::{Answer, Client, answer};
+use halo_core::dns::message::{Question, RData, RecordType};
+use halo_core::dns::names;
 use halo_core::net::{Authority, HostTarget};
 use halo_core::outcome::Reason;
 use halo_core::report::Direction;
-use halo_core::resolve::lookup;
+use halo_core::snapshot::Snapshot;
 use halo_core::socks5::{Negotiation, Reply};
+use halo_core::workload::Workload;
 
+use crate::demand::Missing;
 use crate::outbound;
 use crate::pod::{Pod, Seat};
 use crate::refusal::Subject;
@@ -72,7 +78,7 @@ async fn negotiate(socket: &mut Socket) -> Result<Authority, Reason> {
     }
 }
 
-/// The address of a destination: a service's by its host name, else what DNS says.
+/// The address of a destination: what the pod's own DNS would have said of its name.
 async fn find(
     shard: &Rc<Shard>,
     pod: &Rc<Pod>,
@@ -83,16 +89,58 @@ async fn find(
         Authority::Address(address) => return Ok(address),
         Authority::Host(hostname, port) => (hostname, port),
     };
-    let snapshot = shard.snapshot();
-    let service = lookup::service_named(&snapshot, &pod.namespace, &hostname);
-    let vips = service.into_iter().flat_map(|service| &service.vips);
-    let own = vips.filter(|vip| vip.network == snapshot.mesh.network).map(|vip| vip.ip);
-    let fitting = |ip: &IpAddr| ip.is_ipv4() == client.is_ipv4();
-    if let Some(ip) = own.clone().find(fitting).or_else(|| own.clone().next()) {
-        return Ok(SocketAddr::new(ip, port));
-    }
+    let known = |snapshot: &Rc<Snapshot>| {
+        shard.workload_of(snapshot, pod).cloned().ok_or(Missing::from(Reason::SourceUnknown))
+    };
+    let workload = shard.wait_for(pod, known).await?;
     let ipv6_first = client.is_ipv6();
+    let hostname = match in_mesh(shard, pod, &workload, (&hostname, ipv6_first))? {
+        InMesh::At(ip) => return Ok(SocketAddr::new(ip, port)),
+        InMesh::Elsewhere(hostname) => hostname,
+    };
     let host = HostTarget { hostname, port, ipv4: true, ipv6: shard.ipv6, ipv6_first };
     let found = shard.dns.lookup(pod, &host).await?;
-    found.first().map(|ip| SocketAddr::new(*ip, port)).ok_or(Reason::NoHealthyUpstream)
+    found.first().map(|ip| SocketAddr::new(*ip, port)).ok_or(Reason::HostUnresolved)
+}
+
+/// What the mesh knows of a name.
+enum InMesh {
+    At(IpAddr),
+    /// The servers are to be asked, for this name.
+    Elsewhere(Arc<str>),
+}
+
+fn in_mesh(
+    shard: &Shard,
+    pod: &Pod,
+    workload: &Workload,
+    (hostname, ipv6_first): (&Arc<str>, bool),
+) -> Result<InMesh, Reason> {
+    let name = names::fully_qualified(hostname).ok_or(Reason::HostUnresolved)?;
+    let client = Client { workload, search: pod.dns_search.as_deref(), ipv6: shard.ipv6 };
+    let mut families = [RecordType::A, RecordType::AAAA];
+    if ipv6_first {
+        families.reverse();
+    }
+    for family in families {
+        let question = Question::new(name.clone(), family);
+        match answer(&shard.snapshot(), &client, &question, shard.random()) {
+            Answer::Own { answers, .. } => {
+                let found = answers.iter().find_map(|record| match &record.data {
+                    RData::A(ip) => Some(IpAddr::V4(ip.0)),
+                    RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
+                    _ => None,
+                });
+                if let Some(ip) = found {
+                    return Ok(InMesh::At(ip));
+                }
+            }
+            Answer::Alias { target, .. } => {
+                let target = names::host(&target).ok_or(Reason::HostUnresolved)?;
+                return Ok(InMesh::Elsewhere(target.into()));
+            }
+            Answer::Forward => return Ok(InMesh::Elsewhere(hostname.clone())),
+        }
+    }
+    Err(Reason::HostUnresolved)
 }

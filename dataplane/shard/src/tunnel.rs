@@ -97,6 +97,10 @@ struct Core {
     spare: Vec<u8>,
     /// Control frames on their way into a record.
     control: Vec<u8>,
+    /// `out` holds DATA.
+    data_waits: bool,
+    /// The operation in flight sends DATA.
+    data_leaves: bool,
     streams: BTreeMap<StreamId, Rc<Stream>>,
     /// Streams that wait for the out-buffer to empty.
     blocked: Vec<Rc<Stream>>,
@@ -149,6 +153,8 @@ impl Tunnel {
                 out: Vec::new(),
                 spare: Vec::new(),
                 control: Vec::new(),
+                data_waits: false,
+                data_leaves: false,
                 streams: BTreeMap::new(),
                 blocked: Vec::new(),
                 held: Vec::new(),
@@ -238,6 +244,7 @@ impl Tunnel {
         debug_assert!(payload.len() <= DATA_PAYLOAD_MAX);
         let core = &mut *core;
         core.session.take_output(&mut core.control);
+        core.data_waits = true;
         let header = core.session.data(stream.id, payload.len(), end);
         let sealed = core.records.take_output(&mut core.out);
         let sealed =
@@ -313,7 +320,7 @@ impl Tunnel {
         self.write_ready.notify();
     }
 
-    /// Ends the tunnel and all its streams with `reason`. What is already sealed, such as a GOAWAY or an alert, is
+    /// Ends the tunnel and with `reason` all streams that still need it. What is already sealed, such as a GOAWAY or an alert, is
     /// still sent if the peer takes it.
     pub(crate) fn fail(&self, reason: Reason) {
         if self.ended.get().is_some() {
@@ -327,7 +334,13 @@ impl Tunnel {
             let mut core = self.core.borrow_mut();
             core.blocked.clear();
             core.held.clear();
-            std::mem::take(&mut core.streams)
+            let mut streams = std::mem::take(&mut core.streams);
+            if !core.data_waits && !core.data_leaves {
+                // Both sides have ended these, and our part of them has left. They need the tunnel no more, and what has
+                // come on them is still delivered.
+                streams.retain(|id, stream| core.session.is_open(*id) || !stream.has_ended());
+            }
+            streams
         };
         self.written.notify();
         for stream in streams.values() {
@@ -341,8 +354,9 @@ impl Tunnel {
     pub(crate) fn revoke(&self) {
         let mut guard = self.core.borrow_mut();
         let core = &mut *guard;
-        for id in core.streams.keys() {
+        for (id, stream) in &core.streams {
             core.session.reset(*id, ErrorCode::ConnectError);
+            stream.fail(Reason::CertRevoked);
         }
         core.session.close(ErrorCode::NoError);
         drop(guard);

@@ -136,6 +136,7 @@ fn info(pod: &Pod) -> PodInfo {
         name: pod.name.clone(),
         namespace: NAMESPACE.into(),
         service_account: pod.name.clone(),
+        dns_search: pod.dns_search.clone(),
     }
 }
 

@@ -84,12 +84,14 @@ pub struct Pod {
     pub address: IpAddr,
     /// Its addresses.
     pub addresses: Addresses,
+    /// The search list of its resolver, as the agent tells it; empty: it does not.
+    pub dns_search: Vec<String>,
 }
 
 impl Pod {
-    /// What to capture in it: every family that it has.
+    /// What to capture in it: every family that it has, and DNS, as the node proxy is set by itself.
     pub fn redirect(&self) -> redirect::Options {
-        redirect::Options { ipv6: self.addresses.v6.is_some(), ..redirect::Options::default() }
+        redirect::Options { ipv6: self.addresses.v6.is_some(), dns: true, ..redirect::Options::default() }
     }
 }
 
@@ -127,6 +129,7 @@ impl Topology {
                     netns: namespace(lab, name)?,
                     address: addresses.first(),
                     addresses,
+                    dns_search: Vec::new(),
                 };
                 join_pod(&nodes[index], &pod, nth)?;
                 pods.push(pod);

@@ -113,6 +113,7 @@ fn add(pod: &PodInfo) -> Request {
         name: pod.name.as_str().into(),
         namespace: pod.namespace.as_str().into(),
         service_account: pod.service_account.as_str().into(),
+        dns_search: pod.dns_search.as_slice().into(),
     };
     Request::Add { uid: pod.uid.as_str().into(), info }
 }

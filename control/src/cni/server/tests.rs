@@ -20,7 +20,13 @@ fn bench() -> Bench {
 }
 
 fn pod(uid: &str) -> PodInfo {
-    PodInfo { uid: uid.into(), name: "cart".into(), namespace: "shop".into(), service_account: "cart".into() }
+    PodInfo {
+        uid: uid.into(),
+        name: "cart".into(),
+        namespace: "shop".into(),
+        service_account: "cart".into(),
+        dns_search: vec![],
+    }
 }
 
 fn netns() -> OwnedFd {

@@ -4,7 +4,8 @@ use super::*;
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
 fn read(pairs: Pairs<'_>) -> Result<Config, ConfigError> {
-    read_beside(pairs, Files::default())
+    let resolv_conf = Some("nameserver 10.96.0.10".to_owned());
+    read_beside(pairs, Files { resolv_conf, ..Files::default() })
 }
 
 fn read_beside(pairs: Pairs<'_>, files: Files) -> Result<Config, ConfigError> {
@@ -89,7 +90,7 @@ fn an_upstream_is_made_of_its_own_variables_and_the_shared_token() {
 fn a_token_is_a_path_a_text_or_the_one_that_kubernetes_mounts() {
     let token = |pairs: Pairs<'_>, token| {
         let pairs: Vec<_> = pairs.iter().copied().chain([("XDS_ADDRESS", "a:1")]).collect();
-        read_beside(&pairs, Files { mesh_config: None, token }).unwrap().xds.unwrap().token
+        read_beside(&pairs, Files { token, ..Files::default() }).unwrap().xds.unwrap().token
     };
     assert_eq!(token(&[], false), Token::None);
     assert_eq!(token(&[], true), Token::File(TOKEN.into()));
@@ -134,7 +135,7 @@ fn a_wrong_variable_is_named_and_a_secret_is_not_told() {
     }
     let error = read(&[("PROXY_CONFIG", "discoveryAddress: 'a b'")]).unwrap_err().to_string();
     assert!(error.starts_with("PROXY_CONFIG=\"a b\": discoveryAddress: expected"), "{error}");
-    let files = Files { mesh_config: Some("[]".into()), token: false };
+    let files = Files { mesh_config: Some("[]".into()), ..Files::default() };
     let error = read_beside(&[], files).unwrap_err();
     assert_eq!(error.variable, "./etc/istio/config/mesh");
 }
@@ -171,7 +172,7 @@ fn metadata_is_merged_from_the_mesh_the_proxys_configuration_and_variables() {
         "  proxyMetadata: { ISTIO_META_A: mesh, B: mesh, C: mesh }\n",
     );
     let proxy = "{\"proxyMetadata\": {\"B\": \"proxy\", \"ISTIO_META_C\": \"proxy\"}, \"statsPort\": 2, \"proxyAdminPort\": 4}";
-    let files = Files { mesh_config: Some(mesh.into()), token: false };
+    let files = Files { mesh_config: Some(mesh.into()), ..Files::default() };
     let pairs = [
         ("PROXY_CONFIG", proxy),
         ("ISTIO_META_C", "variable"),

@@ -375,7 +375,12 @@ async fn the_nodes_pods_are_subscribed_and_unsubscribed() {
     let bench = Bench::start(&server.address(), true);
     let mut stream = server.stream().await;
     opened(&mut stream).await;
-    let info = WorkloadInfo { name: "x".into(), namespace: "shop".into(), service_account: "x".into() };
+    let info = WorkloadInfo {
+        name: "x".into(),
+        namespace: "shop".into(),
+        service_account: "x".into(),
+        ..WorkloadInfo::default()
+    };
     let pod = PodView { info, state: PodState::Pending, resident: false };
     bench.pods.send_modify(|pods| drop(pods.insert("uid".into(), pod)));
     assert_eq!(stream.request().await.resource_names_subscribe, ["c1//Pod/shop/x"]);

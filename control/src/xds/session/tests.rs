@@ -479,6 +479,30 @@ fn a_nack_names_a_bounded_number_of_resources() {
 }
 
 #[test]
+fn a_policy_that_is_not_understood_is_in_force_and_told_of_once_for_each_version() {
+    let mut session = Session::new(Node::default(), "c1".into(), Scope::Wildcard);
+    session.connected();
+    let _ = (session.poll_request(), session.poll_request());
+    // A name, a namespace and the unknown field 40.
+    let bytes = b"\x0a\x01p\x12\x04shop\xc0\x02\x07".to_vec();
+    let mut push = |version: &str| {
+        let response = DeltaDiscoveryResponse {
+            type_url: AUTHORIZATION_TYPE.into(),
+            resources: vec![resource("shop/p", version, Some(bytes.clone()))],
+            ..DeltaDiscoveryResponse::default()
+        };
+        session.handle_response(response.into())
+    };
+    for version in ["1", "2"] {
+        let first = push(version);
+        assert_eq!((first.edits.len(), first.rejected.len()), (1, 0));
+        let expected = ("shop/p".into(), "the policy has the unknown field 40".to_owned());
+        assert_eq!(first.not_understood, [expected]);
+        assert!(push(version).not_understood.is_empty());
+    }
+}
+
+#[test]
 fn a_nack_is_short_however_long_the_names() {
     let mut session = Session::new(Node::default(), "c1".into(), Scope::Wildcard);
     session.connected();

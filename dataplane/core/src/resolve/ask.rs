@@ -17,6 +17,8 @@ pub(super) struct Ask<'a> {
     pub(super) captured: &'a Captured<'a>,
     pub(super) random: u64,
     pub(super) failed: &'a [Attempt],
+    /// Whether the connection may leave the network: a gateway is told a service.
+    pub(super) crosses: bool,
 }
 
 /// Choices that one connection may need, each with random bits of its own: the waypoint, the endpoint, the gateway.

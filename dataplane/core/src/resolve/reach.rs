@@ -50,7 +50,8 @@ pub(super) fn endpoint<'a>(
         Purpose::Gateway => Draw::Gateway,
         Purpose::Application | Purpose::Waypoint => Draw::Endpoint,
     });
-    let Some(choice) = request.choose(random, |workload| ask.tried(workload)) else {
+    let useless = |workload: &Workload| ask.tried(workload) || (!ask.crosses && request.is_far(workload));
+    let Some(choice) = request.choose(random, useless) else {
         let empty = ask.snapshot.workloads.endpoints(&service.key).next().is_none();
         let question = || Question::Service(service.key.clone());
         let question = Some(ask.snapshot).filter(|_| empty).and_then(|mesh| unanswered(mesh, question));
@@ -62,7 +63,7 @@ pub(super) fn endpoint<'a>(
             let lost = |workload: &Workload| {
                 request.is_far(workload) && matches!(gateway(ask, workload), Err(Unreached::No(_)))
             };
-            let choice = request.choose(random, |workload| ask.tried(workload) || lost(workload));
+            let choice = request.choose(random, |workload| useless(workload) || lost(workload));
             choice.map_or(Err(Unreached::No(reason)), |choice| take(ask, request, service, choice))
         }
         taken => taken,
@@ -98,15 +99,21 @@ pub(super) fn refer<'a>(
     }
     let mut first = None;
     for workload in workloads(ask, reference) {
-        if purpose == Purpose::Waypoint && workload.network != snapshot.mesh.network {
-            match gateway(ask, workload) {
-                Ok(gateway) => return Ok(Reached::Far { workload, service: None, gateway }),
-                Err(unreached) => first = first.or(Some(unreached)),
+        let far = purpose == Purpose::Waypoint && workload.network != snapshot.mesh.network;
+        let reached = match far {
+            true if ask.crosses => {
+                gateway(ask, workload).map(|gateway| Reached::Far { workload, service: None, gateway })
             }
-        } else if let Some(target) = ask.target(workload, None, requested, port) {
-            return Ok(Reached::Near(Hop { workload, service: None, target }));
-        } else {
-            first = first.or(Some(Unreached::No(nowhere(purpose))));
+            true => Err(Unreached::No(nowhere(purpose))),
+            false => {
+                let target = ask.target(workload, None, requested, port);
+                let near = target.map(|target| Reached::Near(Hop { workload, service: None, target }));
+                near.ok_or(Unreached::No(nowhere(purpose)))
+            }
+        };
+        match reached {
+            Ok(reached) => return Ok(reached),
+            Err(unreached) => first = first.or(Some(unreached)),
         }
     }
     Err(first.unwrap_or_else(|| {
@@ -164,11 +171,13 @@ fn near<'a>(
 
 /// The gateway through which a workload of another network is reached.
 fn gateway<'a>(ask: &Ask<'a>, workload: &'a Workload) -> Result<Hop<'a>, Unreached> {
-    let unknown = Unreached::No(Reason::UnknownGateway);
-    let Some(reference) = workload.network_gateway.as_deref() else { return Err(unknown) };
-    match refer(ask, reference, Purpose::Gateway)? {
-        Reached::Near(hop) => Ok(hop),
-        Reached::Far { .. } => Err(unknown),
+    let reference = workload.network_gateway.as_deref();
+    match reference.map(|reference| refer(ask, reference, Purpose::Gateway)) {
+        Some(Ok(Reached::Near(hop))) => Ok(hop),
+        Some(Err(Unreached::Ask(question))) => Err(Unreached::Ask(question)),
+        Some(Ok(Reached::Far { .. }) | Err(Unreached::No(_))) | None => {
+            Err(Unreached::No(Reason::UnknownGateway))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::workload::NetworkMode;
 mod inbound;
 mod network;
 mod on_demand;
+mod oracle;
 mod retry;
 mod waypoint;
 

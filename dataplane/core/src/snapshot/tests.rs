@@ -7,7 +7,7 @@ use proptest::{prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
 use crate::fixture::{NETWORK, ip, on_network, pod, service};
-use crate::policy::Action;
+use crate::policy::{Action, Match};
 
 const ADDRESSES: [&str; 4] = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1"];
 const RANGES: [&str; 4] = ["10.0.0.0/8", "10.0.0.7/8", "10.1.0.0/16", "::/0"];
@@ -61,12 +61,12 @@ fn one_service() -> impl Strategy<Value = Service> {
 
 fn one_policy() -> impl Strategy<Value = Policy> {
     let scopes = select(vec![Scope::Global, Scope::Namespace, Scope::WorkloadSelector]);
-    (service_key(), scopes).prop_map(|(key, scope)| Policy {
+    (service_key(), scopes, any::<bool>()).prop_map(|(key, scope, unintelligible)| Policy {
         name: key.hostname,
         namespace: key.namespace,
         scope,
         action: Action::Deny,
-        rules: vec![],
+        rules: vec![vec![vec![Match::default(), Match { unintelligible, ..Match::default() }]]],
         dry_run: false,
     })
 }
@@ -163,6 +163,8 @@ fn answers_of(snapshot: &Snapshot) -> Vec<String> {
     say("all".into(), policies(&mut all_policies.iter()));
     let counts = [workloads.len(), services.len(), all_policies.len()].map(|count| count.to_string());
     say("counts".into(), counts.to_vec());
+    let not_understood = all_policies.iter().filter(|policy| policy.rules[0][0][1].unintelligible).count();
+    assert_eq!(all_policies.not_understood(), not_understood);
     say("ranges".into(), vec![services.has_ranges().to_string()]);
     answers
 }

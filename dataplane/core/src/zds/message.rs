@@ -19,6 +19,9 @@ pub(super) struct WorkloadInfo {
     pub(super) namespace: String,
     #[prost(string, tag = "3")]
     pub(super) service_account: String,
+    // Ours alone, with a number far from those of the protocol, which others skip.
+    #[prost(string, repeated, tag = "100")]
+    pub(super) dns_search: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

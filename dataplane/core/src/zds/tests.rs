@@ -1,7 +1,12 @@
 use super::*;
 
 fn add() -> Request {
-    let info = WorkloadInfo { name: "n".into(), namespace: "s".into(), service_account: "a".into() };
+    let info = WorkloadInfo {
+        name: "n".into(),
+        namespace: "s".into(),
+        service_account: "a".into(),
+        ..Default::default()
+    };
     Request::Add { uid: "u1".into(), info }
 }
 
@@ -24,6 +29,19 @@ fn messages_have_the_bytes_of_the_wire() {
     assert_eq!(encode_ack(Some("bad")), b"\x0a\x05\x0a\x03bad");
     assert_eq!(decode_response(b"\x0a\x00"), Ok(None));
     assert_eq!(decode_response(b"\x0a\x05\x0a\x03bad"), Ok(Some("bad".into())));
+}
+
+#[test]
+fn a_search_list_is_carried_unless_the_proxys_buffer_is_too_small_for_it() {
+    let with = |search: Vec<String>| {
+        let Request::Add { uid, info } = add() else { unreachable!() };
+        Request::Add { uid, info: WorkloadInfo { dns_search: search.into(), ..info } }
+    };
+    let fits = with(vec!["shop.svc.cluster.local".into(), "corp.example".into()]);
+    assert_eq!(decode_request(&encode_request(&fits), 1), Ok(fits));
+    let long = with(vec!["x".repeat(200); 6]);
+    assert_eq!(encode_request(&long), encode_request(&add()));
+    assert_eq!(encode_request(&with(vec!["y".into()]))[..2], *b"\x0a\x13");
 }
 
 #[test]

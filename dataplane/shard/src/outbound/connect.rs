@@ -75,7 +75,8 @@ async fn tunnelled(
             (Transport::Hbone, stream, Party::Known(to.workload.clone()), Some(place))
         }
         Some(accepted) => {
-            let (stream, party) = Box::pin(double::open(ask, (decided, to), accepted, answered)).await?;
+            let (stream, party) =
+                Box::pin(double::open(ask, (decided, to), accepted, (destination, answered))).await?;
             (Transport::DoubleHbone, stream, party, None)
         }
     };
@@ -83,7 +84,7 @@ async fn tunnelled(
         direction: Direction::Outbound,
         transport,
         source: ask.client,
-        original: Original::Carried(ask.destination, to.authority.clone()),
+        original: Original::Carried(ask.destination, to.authority_at(destination.ip())),
         destination,
         source_identity: Some(decided.source.identity()),
         destination_identity: Some(stream.tunnel.identity.clone()),

@@ -3,6 +3,7 @@
 //! The gateway sees where the stream goes and who we are; what is in it is between us and the workload that it chose. The
 //! inner tunnel carries one connection and closes with it.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,10 +28,10 @@ pub(super) async fn open(
     ask: &Ask<'_>,
     (decided, to): (&Decided, &HboneRoute),
     accepted: &Arc<[Identity]>,
-    outer: Answered,
+    outer: (SocketAddr, Answered),
 ) -> Result<(StreamOf, Party), Reason> {
     let shard = ask.shard;
-    let Answered { place, stream: outer, .. } = outer;
+    let (peer, Answered { place, stream: outer }) = outer;
     let outer = StreamOf { tunnel: place.tunnel.clone(), stream: outer };
     // From here on the outer stream ends with its transport.
     let transport = Transport::on_stream(shard, outer, place);
@@ -47,7 +48,7 @@ pub(super) async fn open(
         Tunnel::start(shard, secured, Start { pod: ask.pod.clone(), side: Side::Inner(id), session });
     shard.inner.borrow_mut().insert(id, tunnel.clone());
     shard.counters.tunnels_dialed.increment();
-    let mut request = stream::request(ask, (decided, to));
+    let mut request = stream::request(ask, (decided, to), peer);
     request.headers.push(("x-forwarded-network".to_owned(), snapshot.mesh.network.to_string()));
     let opened = tunnel.open(&request);
     // With its one stream, and without one at once.

@@ -46,7 +46,7 @@ pub(super) async fn open(
         identities: to.identities.clone(),
         workload: to.workload.uid.clone(),
     };
-    let request = request(ask, (decided, to));
+    let request = request(ask, (decided, to), peer);
     let mut tried = 1;
     loop {
         match try_open(ask, &key, &request).await {
@@ -124,7 +124,11 @@ fn address_of(source: &Workload, client: IpAddr) -> IpAddr {
 }
 
 /// The CONNECT request: where to, who asks, and for whom.
-pub(super) fn request(ask: &Ask<'_>, (decided, to): (&Decided, &HboneRoute)) -> ConnectRequest {
+pub(super) fn request(
+    ask: &Ask<'_>,
+    (decided, to): (&Decided, &HboneRoute),
+    peer: SocketAddr,
+) -> ConnectRequest {
     let mut forwarded = format!("for=\"{}\"", ask.client);
     if let Some(service) = &to.service {
         forwarded.push_str(";host=");
@@ -136,5 +140,5 @@ pub(super) fn request(ask: &Ask<'_>, (decided, to): (&Decided, &HboneRoute)) -> 
         ("forwarded".to_owned(), forwarded),
         ("traceparent".to_owned(), format!("00-{high:016x}{low:016x}-{span:016x}-00")),
     ];
-    ConnectRequest { authority: to.authority.to_string(), headers }
+    ConnectRequest { authority: to.authority_at(peer.ip()).to_string(), headers }
 }

@@ -7,11 +7,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use monoio::net::udp::UdpSocket;
+use nix::sys::socket::sockopt;
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
 use super::SocketOptions;
 use crate::netns::Place;
+
+/// Datagrams that may wait on a listener, in bytes as the kernel counts them: each costs it a few hundred besides.
+const RECEIVE_BYTES: usize = 1024 * 1024;
 
 /// A UDP socket.
 pub(crate) struct Datagrams(UdpSocket);
@@ -33,6 +37,8 @@ impl Datagrams {
             socket.set_only_v6(true)?;
         }
         socket.set_reuse_port(true)?;
+        // Room for a burst. Without the capability to go beyond the system's bound that is what it gets.
+        let _ = nix::sys::socket::setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES);
         socket.bind(&address.into())?;
         Self::register(socket)
     }

@@ -227,6 +227,7 @@ async fn write(shard: Rc<Shard>, tunnel: Rc<Tunnel>, mut writer: Writer) {
             shard.counters.writes.increment();
             sent.clear();
             spare = sent;
+            tunnel.core.borrow_mut().data_leaves = result.is_err();
             if result.is_err() {
                 tunnel.sent.set(true);
                 tunnel.abort(Reason::TunnelLost);
@@ -259,6 +260,7 @@ fn take_out(tunnel: &Tunnel, spare: Vec<u8>) -> Vec<u8> {
     if core.seal_control().is_err() {
         tunnel.closer.abort();
     }
+    core.data_leaves = std::mem::take(&mut core.data_waits);
     std::mem::replace(&mut core.out, spare)
 }
 

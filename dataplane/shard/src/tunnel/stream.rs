@@ -79,6 +79,11 @@ impl Stream {
         }
     }
 
+    /// Whether the peer ended its direction.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
     /// Whether the peer takes no more of what we send.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.get()

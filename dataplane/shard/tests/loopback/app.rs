@@ -1,11 +1,13 @@
 //! Applications in the pod.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
-use crate::rig::{DEADLINE, POD};
+use halo_core::net::OUTBOUND_PORT;
+
+use crate::rig::{DEADLINE, POD, SERVICE};
 
 /// An application that echoes, and ends its direction when its client does. It runs until the process ends.
 pub(crate) fn echo() -> SocketAddr {
@@ -61,6 +63,40 @@ impl Held {
             assert!(begin.elapsed() < DEADLINE, "nobody connects");
             thread::yield_now();
         }
+    }
+}
+
+/// A connection of the pod to the service, captured.
+pub(crate) fn connect() -> TcpStream {
+    try_connect().unwrap()
+}
+
+fn try_connect() -> io::Result<TcpStream> {
+    let service = SocketAddr::from((SERVICE, OUTBOUND_PORT));
+    try_connect_from(POD, service)
+}
+
+/// A connection from one of the namespace's addresses.
+pub(crate) fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    try_connect_from(source, to).unwrap()
+}
+
+fn try_connect_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect_timeout(&to.into(), DEADLINE)?;
+    let socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(DEADLINE))?;
+    socket.set_write_timeout(Some(DEADLINE))?;
+    Ok(socket)
+}
+
+/// Connects to the service, which must be refused.
+pub(crate) fn until_refused() {
+    // The reset may come before the application has looked at its new connection.
+    match try_connect() {
+        Ok(socket) => until_reset(socket),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }
 }
 

@@ -50,6 +50,24 @@ fn the_application_sees_its_clients_own_address_and_either_end_first() {
 }
 
 #[test]
+fn a_client_that_closes_its_tunnel_with_the_last_bytes_of_a_stream_loses_none_of_them() {
+    each_shard(|rig| {
+        let app = Held::new();
+        let (mut peer, stream) = Peer::connect(&rig, app.address());
+        let mut socket = app.accept();
+        socket.shutdown(Shutdown::Write).unwrap();
+        peer.until_seen(&Seen::End(stream));
+        let last = vec![7; 60_000];
+        peer.send_last_and_close(stream, &last);
+        let mut all = Vec::new();
+        socket.read_to_end(&mut all).unwrap();
+        assert!(all == last, "{} bytes", all.len());
+        rig.until("closed", |report| report.connections.is_empty() && report.tunnels == 0);
+        assert_eq!(rig.counters.closed_by(Reason::Complete), 1);
+    });
+}
+
+#[test]
 fn streams_of_one_tunnel_go_to_different_ports() {
     each_shard(|rig| {
         let (one, other) = (echo(), echo());

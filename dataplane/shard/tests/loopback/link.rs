@@ -1,7 +1,7 @@
 //! The peer's TCP connection with its record layer. Nothing in it waits longer than the deadline.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use halo_core::net::HBONE_PORT;
 use halo_shard::tls::{AnyRecords, Handshake, Opened, Progress, Records};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::rig::{DEADLINE, Rig, at_pod, pay};
+use crate::app::connect_from;
+use crate::rig::{CLIENT, DEADLINE, Rig, at_pod, pay};
 
 /// What came of waiting for bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +36,17 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn dial(rig: &Rig) -> Self {
-        Self::secure(rig, TcpStream::connect_timeout(&at_pod(HBONE_PORT), DEADLINE).unwrap())
+        Self::dial_from(rig, CLIENT)
+    }
+
+    /// Dials from this address.
+    pub(crate) fn dial_from(rig: &Rig, source: Ipv4Addr) -> Self {
+        Self::secure(rig, connect_from(source, at_pod(HBONE_PORT)))
+    }
+
+    /// Says that nothing more comes; it leaves with the next [`Link::flush`].
+    pub(crate) fn close(&mut self) {
+        self.records.close_notify(&mut self.out).unwrap();
     }
 
     /// Takes a connection through its handshake.

@@ -14,11 +14,17 @@ mod peer;
 mod rig;
 
 mod cuts;
+mod deadlines;
 mod demand;
 mod descriptors;
+mod dns;
+mod double;
 mod drain;
+mod gateway;
 mod inbound;
 mod outbound;
 mod pressure;
+mod retry;
 mod revocation;
+mod socks5;
 mod telemetry;

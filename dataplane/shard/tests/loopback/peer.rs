@@ -35,6 +35,11 @@ pub(crate) struct Peer {
 impl Peer {
     /// Opens a tunnel.
     pub(crate) fn dial(rig: &Rig) -> Self {
+        Self::on(Link::dial(rig))
+    }
+
+    /// Opens a tunnel on a connection.
+    pub(crate) fn on(link: Link) -> Self {
         let config = SessionConfig {
             streams_max: 0,
             stream_window_initial: 64 * 1024,
@@ -45,7 +50,7 @@ impl Peer {
             ping_interval_ms: 0,
             ping_timeout_ms: 0,
         };
-        let (link, session) = (Link::dial(rig), HboneSession::client(config, 0));
+        let session = HboneSession::client(config, 0);
         Self { link, session, credits: true, begun: Instant::now(), seen: VecDeque::new() }
     }
 
@@ -107,6 +112,18 @@ impl Peer {
         let header = self.session.data(stream, 0, true);
         self.link.seal(&[&header]);
         self.flush();
+    }
+
+    /// Sends the last bytes of the stream and closes the tunnel, all at once.
+    pub(crate) fn send_last_and_close(&mut self, stream: StreamId, bytes: &[u8]) {
+        let header = self.session.data(stream, bytes.len(), true);
+        self.link.seal(&[&header, bytes]);
+        self.session.close(ErrorCode::NoError);
+        let mut goaway = Vec::new();
+        self.session.take_output(&mut goaway);
+        self.link.seal(&[&goaway]);
+        self.link.close();
+        assert!(self.link.flush(DEADLINE), "the shard does not read");
     }
 
     /// Reads exactly so many bytes of the stream.

@@ -15,7 +15,7 @@ use halo_core::counters::Counters;
 use halo_core::demand::Question;
 use halo_core::id::Identity;
 use halo_core::limits::Limits;
-use halo_core::net::NetworkAddress;
+use halo_core::net::{Listeners, NetworkAddress};
 use halo_core::options::Options;
 use halo_core::policy::{Action, Match, Policy, Scope};
 use halo_core::report::{SeriesReport, ShardReport, View};
@@ -74,11 +74,17 @@ pub(crate) fn each_shard(test: fn(Rig)) {
 
 /// Like [`each_shard`], within these limits.
 pub(crate) fn each_shard_with(limits: Limits, test: fn(Rig)) {
+    each_shard_set(limits, Options::default(), test);
+}
+
+/// Like [`each_shard`], within these limits and with these options.
+pub(crate) fn each_shard_set(limits: Limits, options: Options, test: fn(Rig)) {
     let mut running = Vec::new();
     for ring in [RingKind::Auto, RingKind::Epoll] {
         for records in [RecordsKind::Sealed, RecordsKind::Rustls] {
             let limits = limits.clone();
-            let config = shard_config(limits, records, ring);
+            let mut config = shard_config(limits, records, ring);
+            config.options = options;
             running.push((format!("{ring:?} {records:?}"), begin(config, test)));
         }
     }
@@ -104,6 +110,25 @@ fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardCo
         ask,
         dns: DnsConfig::default(),
     }
+}
+
+/// The DNS servers of [`each_dns_shard`].
+pub(crate) const DNS_SERVERS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 53)), 5353),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 54)), 5353),
+];
+
+/// Runs a test with each ring, with the pod's DNS captured.
+pub(crate) fn each_dns_shard(limits: Limits, test: fn(Rig)) {
+    let run = |ring| {
+        let mut config = shard_config(limits.clone(), RecordsKind::default(), ring);
+        config.dns = DnsConfig { capture: true, servers: Arc::new(DNS_SERVERS), ..DnsConfig::default() };
+        begin(config, test)
+    };
+    let running = [RingKind::Auto, RingKind::Epoll].map(|ring| (ring, run(ring)));
+    let failed: Vec<_> =
+        running.into_iter().filter_map(|(ring, thread)| thread.join().is_err().then_some(ring)).collect();
+    assert!(failed.is_empty(), "failed with {failed:?}");
 }
 
 /// Runs a test with one ring alone.
@@ -167,6 +192,12 @@ impl Rig {
 
     fn add_pod(&self) {
         self.ask(|reply| Message::AddPod(pod(), reply)).unwrap();
+    }
+
+    /// Makes the pod the node proxy's own.
+    pub(crate) fn own_pod(&self) {
+        let own = PodSpec { listeners: Listeners::Own, ..pod() };
+        self.ask(|reply| Message::AddPod(own, reply)).unwrap();
     }
 
     /// Puts a pod of the same uid in the pod's place and publishes the next generation, with no time between.
@@ -245,6 +276,13 @@ impl Rig {
         key
     }
 
+    /// Publishes that the pod's own workload is unknown again.
+    pub(crate) fn withdraw_pod(&mut self) -> Arc<Workload> {
+        let known = self.snapshot.workloads.get(UID).unwrap().clone();
+        self.publish(|snapshot| drop(snapshot.workloads.remove(UID)));
+        known
+    }
+
     pub(crate) fn inspect(&self) -> ShardReport {
         self.ask(|reply| Message::Inspect(View::Connections, reply))
     }
@@ -285,7 +323,7 @@ impl Rig {
 
 fn pod() -> PodSpec {
     PodSpec {
-        listeners: halo_core::net::Listeners::Captured,
+        listeners: Listeners::Captured,
         dns_search: None,
         uid: UID.into(),
         name: "pay".into(),
@@ -295,11 +333,13 @@ fn pod() -> PodSpec {
     }
 }
 
-fn service() -> ServiceKey {
+/// The service that the pod serves.
+pub(crate) fn service() -> ServiceKey {
     ServiceKey::new("shop", "pay.shop.svc")
 }
 
-fn workload() -> Workload {
+/// The pod, as the mesh knows it.
+pub(crate) fn workload() -> Workload {
     Workload {
         uid: UID.into(),
         name: "pay".into(),

@@ -139,3 +139,15 @@ fn a_waypoint_on_another_network_is_reached_through_its_gateway() {
         assert_eq!(route(&mesh, "10.96.0.1:80"), Route::Deny(Reason::UnknownWaypoint));
     }
 }
+
+#[test]
+fn a_workloads_waypoint_is_chosen_from_those_on_the_own_network() {
+    let waypoint = Service { ports: [(15008, 15008)].into(), ..service("shop", "waypoint.shop", &[]) };
+    let far = serving(far("a-far", Some(by_name())), &waypoint);
+    let near = serving(pod("shop", "near", "10.0.0.9"), &waypoint);
+    let reference = waypoint_service("shop", "waypoint.shop");
+    let cart = Workload { waypoint: Some(reference.into()), ..pod("shop", "cart", "10.0.0.5") };
+    let mesh = snapshot([far, near, cart, gateway_pod("g", "192.0.2.7")], [waypoint, gateway_service()]);
+    // The random number zero points to the first.
+    assert_eq!(&*hbone(route(&mesh, "10.0.0.5:80")).workload.name, "near");
+}

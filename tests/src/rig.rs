@@ -14,7 +14,6 @@ use halo::lab::netns::Netns;
 use halo::lab::node::{NodeOptions, NodeProxy};
 use halo::lab::process::wait_for;
 use halo::lab::topology::{Families, NodePlan, Pod, Topology};
-use halo_control::redirect::Options;
 
 use crate::binaries;
 
@@ -41,8 +40,6 @@ pub struct Rig {
     pub options: NodeOptions,
     /// The control plane, where the proxies have one.
     pub controller: Option<Controller>,
-    /// Whether the DNS of enrolled pods is captured.
-    pub dns: bool,
     /// The lab.
     pub lab: Lab,
 }
@@ -59,7 +56,7 @@ impl Rig {
         let topology = Topology::build_with(&lab, plan, families).unwrap();
         let mesh = Mesh::new(&lab.dir().join("mesh.yaml"), &topology);
         certs::make_root(&lab.dir().join("ca"), TRUST_DOMAIN).unwrap();
-        Self { proxies: Vec::new(), mesh, topology, options, controller: None, dns: false, lab }
+        Self { proxies: Vec::new(), mesh, topology, options, controller: None, lab }
     }
 
     /// As [`Rig::web_and_shop`], with proxies that take mesh and certificates from a controller.
@@ -130,8 +127,7 @@ impl Rig {
     pub fn enrol(&mut self, pods: &[&str]) {
         for name in pods {
             let pod = self.topology.pod(name).unwrap();
-            let redirect = Options { dns: self.dns, ..pod.redirect() };
-            self.proxies[pod.node].agent.enrol(pod, &redirect).unwrap();
+            self.proxies[pod.node].agent.enrol(pod, &pod.redirect()).unwrap();
             self.mesh.enrolled.insert((*name).to_owned());
         }
         for proxy in &self.proxies {

@@ -45,12 +45,17 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with_search(&[])
+    }
+
+    /// The agent tells the search list of the client's resolver.
+    fn with_search(search: &[&str]) -> Self {
         let plan = [
             NodePlan::new("node-a", &["client"]),
             NodePlan::new("node-b", &["shop", "bank", "names", "idle"]),
         ];
         let mut rig = Rig::build(&plan, NodeOptions::default());
-        rig.dns = true;
+        rig.topology.pods[0].dns_search = search.iter().map(|&domain| domain.into()).collect();
         let resolver = rig.lab.dir().join("node-resolv.conf");
         let servers = ["idle", "names"].map(|pod| format!("nameserver {}\n", rig.pod(pod).address));
         std::fs::write(&resolver, servers.concat()).unwrap();
@@ -180,6 +185,18 @@ fn names_of_the_mesh_are_answered_and_all_others_forwarded_and_remembered() {
     aliases(&scene);
     forwarded(&scene);
     tcp(&scene);
+}
+
+#[test]
+fn search_list_of_the_pod_s_own_resolver_counts_where_the_agent_tells_it() {
+    let scene = Scene::with_search(&["corp.example"]);
+    let full = "shop.demo.svc.cluster.local";
+    let answer = scene.ask(&format!("{full}.corp.example"), Kind::A);
+    assert_eq!(
+        (answer.records[0].1.clone(), answer.addresses()),
+        (Record::Name(full.into()), vec![vip_v4()])
+    );
+    assert_eq!(scene.ask(&format!("{full}.other.example"), Kind::A).code, MISSING);
 }
 
 #[test]

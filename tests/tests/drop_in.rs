@@ -3,13 +3,17 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
 
+use halo::lab::admin;
 use halo::lab::capture::{Capture, Seen};
 use halo::lab::client::Server;
 use halo::lab::mesh::{Action, Policy, Scope, Service, fields, spiffe_id};
-use halo::lab::node::NodeOptions;
+use halo::lab::node::{self, NodeOptions};
 use halo::lab::process::wait_for;
-use halo::lab::topology::{LINK, NodePlan};
+use halo::lab::topology::{LINK, Node, NodePlan};
+use halo_control::redirect;
 use halo_tests::certs::{Leaf, Root};
 use halo_tests::pair::{HTTP, RAW};
 use halo_tests::rig::SOON;
@@ -20,7 +24,6 @@ use serde_json::json;
 
 const OPENED: &str = "istio_tcp_connections_opened_total";
 const CLOSED: &str = "istio_tcp_connections_closed_total";
-const FAILED: &str = "istio_tcp_connections_failed_total";
 const RECEIVED: &str = "istio_tcp_received_bytes_total";
 const SENT: &str = "istio_tcp_sent_bytes_total";
 const HBONE: u16 = 15008;
@@ -152,6 +155,54 @@ fn client_uncaptured_reaches_captured_pods_in_plain_and_is_told_by_their_node() 
     }
 }
 
+/// Runs a proxy inside a pod, for that pod alone, and captures the pod's traffic.
+fn dedicate(rig: &Rig, pod: &str) {
+    let pod = rig.pod(pod);
+    let node = &rig.topology.nodes[pod.node];
+    let place = Node {
+        name: node.name.clone(),
+        netns: pod.netns.clone(),
+        address: pod.address,
+        addresses: pod.addresses,
+        cores: node.cores.clone(),
+    };
+    let mut options = options();
+    let own = format!("demo/{0}/{0}", pod.name);
+    let variables = [("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", &own), ("PACKET_MARK", "1337")];
+    options.environment.extend(variables.map(|(name, value)| (name.into(), value.into())));
+    let name = format!("{}-dedicated", pod.name);
+    let process =
+        node::launch(&rig.lab, (&place, &name), &rig.mesh, (&options, Path::new("/nowhere"))).unwrap();
+    process.wait_for("becoming ready", SOON, || admin::readiness(&pod.netns, admin::READINESS_PORT)).unwrap();
+    redirect::apply(pod.netns.fd().as_fd(), &pod.redirect()).unwrap();
+}
+
+#[test]
+fn dedicated_proxies_carry_their_own_pods_captured_and_not() {
+    let plan = [NodePlan::new("node-a", &["client", "server"]), NodePlan::new("node-b", &["remote"])];
+    let mut rig = Rig::build(&plan, options());
+    rig.mesh.publish().unwrap();
+    dedicate(&rig, "client");
+    assert_plain(converse(&rig, "client", "remote"));
+    dedicate(&rig, "remote");
+    assert_plain(converse(&rig, "client", "server"));
+    let from_outside = socket::listen(rig.netns("remote"), RAW + 1);
+    talk(rig.netns("server"), rig.address("remote", RAW + 1), &from_outside).unwrap();
+    rig.mesh.enrolled.extend(["client".into(), "remote".into()]);
+    rig.mesh.publish().unwrap();
+    for pod in ["client", "remote"] {
+        let netns = rig.netns(pod);
+        wait_for(&format!("{pod} learning the mesh"), SOON, || {
+            let dump = admin::dump(netns).map_err(|error| error.to_string())?;
+            let workloads = dump.all["workloads"].as_array().cloned().unwrap_or_default();
+            let tunnelled = workloads.iter().filter(|workload| workload["protocol"] == "HBONE").count();
+            if tunnelled == 2 { Ok(()) } else { Err(format!("{tunnelled}")) }
+        })
+        .unwrap();
+    }
+    assert_encrypted(converse(&rig, "client", "remote"));
+}
+
 /// Requests to a service, until every one of these pods has answered.
 fn reach_all(rig: &Rig, client: &str, service: SocketAddr, pods: &[&str]) {
     let mut missing: Vec<_> = pods.to_vec();
@@ -240,71 +291,6 @@ fn policy_of_the_namespace_that_allows_only_a_waypoint_answers_401_to_who_goes_a
         "{line}"
     );
     observe::await_total(&rig.proxies[1], CLOSED, &[("response_flags", "DENY")], 1.0);
-}
-
-/// Both sides count the failed connection from `client` to `remote` once, each with its flag and its words.
-fn assert_failed(rig: &Rig, source: (&str, &str), destination: Option<(&str, &str)>) {
-    let sides = [(0, "source", "outbound", Some(source)), (1, "destination", "inbound", destination)];
-    for (node, reporter, direction, told) in sides {
-        let Some((flag, words)) = told else { continue };
-        let labels = [
-            ("reporter", reporter),
-            ("source_workload", "client"),
-            ("destination_workload", "remote"),
-            ("response_flags", flag),
-        ];
-        for name in [CLOSED, FAILED] {
-            observe::await_total(&rig.proxies[node], name, &labels, 1.0);
-        }
-        let fields = [("direction", direction), ("src.workload", "client"), ("dst.workload", "remote")];
-        let line = observe::access(&rig.proxies[node], "connection complete", &fields);
-        assert!(line["error"].as_str().unwrap_or_default().starts_with(words), "{line}");
-        assert_eq!(line["level"], "error", "{line}");
-    }
-}
-
-#[test]
-fn application_that_refuses_is_told_by_both_sides() {
-    let rig = rig(&["client", "remote"]);
-    requests::one(rig.netns("client"), rig.address("remote", HTTP)).unwrap_err();
-    assert_failed(&rig, ("CONNECT", "http status: 503"), Some(("CONNECT", "connection failed:")));
-}
-
-#[test]
-fn policy_that_denies_is_told_by_both_sides() {
-    let mut rig = rig(&["client", "remote"]);
-    let condition = json!({"namespaces": [{"Exact": "demo"}]});
-    rig.mesh.extra.policies.push(Policy::document("nobody", Scope::Namespace, Action::Deny, &condition));
-    rig.publish();
-    requests::one(rig.netns("client"), rig.address("remote", HTTP)).unwrap_err();
-    let words = "connection closed due to policy rejection: explicitly denied by: demo/nobody";
-    assert_failed(&rig, ("CONNECT", "http status: 401"), Some(("DENY", words)));
-    // In the clear it is the same, but for the client's node: the connection was made, and then closed.
-    let listener = socket::listen(rig.netns("remote"), RAW);
-    rig.proxies[0].agent.remove(rig.pod("client")).unwrap();
-    talk(rig.netns("client"), rig.address("remote", RAW), &listener).unwrap_err();
-    let labels = [("response_flags", "DENY"), ("connection_security_policy", "unknown")];
-    observe::await_total(&rig.proxies[1], FAILED, &labels, 1.0);
-}
-
-#[test]
-fn node_proxy_that_cannot_be_reached_is_told_by_the_client_s_side() {
-    let rig = rig(&["client", "remote"]);
-    let rules = "add table inet broken; \
-                 add chain inet broken input { type filter hook input priority 0; }; \
-                 add rule inet broken input tcp dport 15008 reject with tcp reset";
-    rig.netns("remote").command("nft", &[rules]).unwrap();
-    requests::one(rig.netns("client"), rig.address("remote", HTTP)).unwrap_err();
-    assert_failed(&rig, ("CONNECT", "connection failed:"), None);
-}
-
-#[test]
-fn node_proxy_that_is_somebody_else_is_told_by_the_client_s_side() {
-    let mut rig = rig(&["client", "remote"]);
-    rig.mesh.set("remote", fields::text("serviceAccount", "somebody-else"));
-    rig.publish();
-    requests::one(rig.netns("client"), rig.address("remote", HTTP)).unwrap_err();
-    assert_failed(&rig, ("TLS_FAILURE", "tls error:"), None);
 }
 
 #[test]

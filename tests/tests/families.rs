@@ -60,7 +60,8 @@ fn crosses_in_a_tunnel(rig: &Rig, client: &str, (server, address): (&str, IpAddr
     assert_eq!((seen.gaps, seen.tunnels_without_tls), (0, 0), "{seen:?}");
     match (seen.markers, seen.tunnel_segments) {
         (0, 1..) => true,
-        (1.., 0) => false,
+        // A tunnel of an earlier request may still have a word to say.
+        (1.., _) => false,
         _ => panic!("{seen:?}"),
     }
 }

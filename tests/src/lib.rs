@@ -22,6 +22,7 @@ pub mod sandwich;
 pub mod socket;
 pub mod talk;
 pub mod traffic;
+pub mod xds;
 pub mod zds;
 
 pub use rig::Rig;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use halo::lab::client::Server;
-use halo::lab::mesh::{Mesh, Service, fields, spiffe_id};
+use halo::lab::mesh::{Mesh, NAMESPACE, Service, fields, spiffe_id};
 use halo::lab::node::NodeOptions;
 use halo::lab::process::wait_for;
 use halo::lab::topology::NodePlan;
@@ -19,7 +19,9 @@ use halo_tests::frames::{self, Tunnel};
 use halo_tests::pair::{HTTP, Pair, RAW, await_answered};
 use halo_tests::rig::{SOON, with_variables};
 use halo_tests::socket::{self, End};
-use halo_tests::{Rig, observe, requests};
+use halo_tests::xds::{ControlPlane, Resource};
+use halo_tests::{Rig, observe, requests, xds};
+use serde_json::json;
 
 const HBONE: u16 = 15008;
 
@@ -273,6 +275,72 @@ fn drain_is_announced_in_two_steps_and_lets_in_what_was_on_its_way() {
         process.exit_status().map(|status| assert!(status.success(), "{status}")).ok_or_else(String::new)
     });
     ended.unwrap();
+}
+
+/// `istio.security.Authorization` for a pod, with one match.
+fn policy(name: &str, deny: bool, one_match: &[u8]) -> Resource {
+    let rule = xds::field(1, &xds::field(2, one_match));
+    let message = [
+        xds::field(1, name.as_bytes()),
+        xds::field(2, NAMESPACE.as_bytes()),
+        xds::number(3, 2),
+        xds::number(4, deny.into()),
+        xds::field(5, &rule),
+    ];
+    Resource { kind: xds::AUTHORIZATION, name: format!("{NAMESPACE}/{name}"), message: message.concat() }
+}
+
+/// A match's `source_ips`: an address and how many bits of it count.
+fn source(address: &[u8], bits: u32) -> Vec<u8> {
+    xds::field(5, &[xds::field(1, address), xds::number(2, bits)].concat())
+}
+
+#[test]
+fn part_of_a_policy_that_cannot_be_understood_neither_opens_an_allow_nor_keeps_a_deny_from_denying() {
+    let anybody = xds::field(3, &xds::field(4, b""));
+    // A condition of a control plane that is newer than the proxy.
+    let newer = xds::field(90, b"only on Sundays");
+    let sound = source(&[10, 0, 0, 0], 8);
+    let no_address = source(&[10, 0, 0, 0, 0], 8);
+    let cases: [(&str, bool, Vec<u8>, bool); 7] = [
+        ("allow-sound", false, sound.clone(), true),
+        ("allow-no-address", false, no_address.clone(), false),
+        ("allow-newer", false, [anybody.clone(), newer.clone()].concat(), false),
+        ("allow-only-newer", false, newer.clone(), false),
+        ("deny-other", true, source(&[192, 0, 2, 0], 24), true),
+        ("deny-no-address", true, no_address, false),
+        ("deny-newer", true, [anybody, newer].concat(), false),
+    ];
+    let pods: Vec<_> = cases.iter().map(|(name, ..)| *name).collect();
+    let plan = [NodePlan::new("node-a", &["web"]), NodePlan::new("node-b", &pods)];
+    let mut rig = Rig::build(&plan, NodeOptions::default());
+    rig.mesh.enrolled.extend(rig.topology.pods.iter().map(|pod| pod.name.clone()));
+    for name in &pods {
+        rig.mesh.set(name, ("authorizationPolicies", json!([format!("{NAMESPACE}/{name}")])));
+    }
+    let mut resources = xds::addresses(&rig);
+    resources.extend(cases.iter().map(|(name, deny, one_match, _)| policy(name, *deny, one_match)));
+    let node = &rig.topology.nodes[0];
+    let control_plane = ControlPlane::serve(&node.netns, node.address, resources);
+    let variables = [("XDS_ADDRESS", control_plane.url.as_str()), ("LOCAL_XDS_PATH", "")];
+    rig.options = with_variables(&variables);
+    rig.start();
+    rig.enrol(&[&["web"], &*pods].concat());
+    for (name, _, _, admits) in &cases {
+        let _server = Server::http(&rig.lab, rig.pod(name), HTTP).unwrap();
+        let reason = if name.starts_with("allow") { "closed_policy_no_allow" } else { "closed_policy_deny" };
+        let before = rig.counter(1, reason);
+        let answer = requests::one(rig.netns("web"), rig.address(name, HTTP));
+        assert_eq!(answer.is_ok(), *admits, "{name}: {answer:?}");
+        if !admits {
+            rig.await_counted(1, reason, before);
+        }
+    }
+    // A person is told what is not as it was written, and how much of it there is.
+    for (node, proxy) in rig.proxies.iter().enumerate() {
+        await_line(&rig, node, &["warn", "demo/allow-no-address", "source_ips", "not understood"]);
+        observe::await_total(proxy, "halo_policies_not_understood", &[], 5.0);
+    }
 }
 
 /// A connection from `web` arrives at this played server, and works.

@@ -127,18 +127,20 @@ impl<'a> Asked<'a> {
         let named = self.snapshot.services.with_hostname(host).filter(|service| {
             !service.vips.is_empty()
                 || self.place.is_cluster_service(&service.key.hostname)
-                || self.leads_somewhere(service)
+                || self.is_external_name(service)
         });
         lookup::preferred(self.snapshot, &self.client.workload.namespace, named)
     }
 
-    /// Whether a service without virtual address has endpoints that say where it is. One that is its own alias does not.
-    fn leads_somewhere(&self, service: &Service) -> bool {
+    /// Whether a service without virtual address says that its host is an alias of others: none of its endpoints has an
+    /// address. Endpoints that have some are where connections to them go, not what the name stands for; the servers say
+    /// that.
+    fn is_external_name(&self, service: &'a Service) -> bool {
         let own = &*service.key.hostname;
-        self.endpoints(service).any(|endpoint| {
-            let workload = &endpoint.workload;
-            !workload.addresses.is_empty() || (!workload.hostname.is_empty() && *workload.hostname != *own)
-        })
+        let alias = |hostname: &str| !hostname.is_empty() && hostname != own;
+        !candidate_is_wildcard(own)
+            && self.endpoints(service).all(|endpoint| endpoint.workload.addresses.is_empty())
+            && self.endpoints(service).any(|endpoint| alias(&endpoint.workload.hostname))
     }
 
     /// The pod `pod.service` or `10-0-0-1.service` of a headless service of the cluster.

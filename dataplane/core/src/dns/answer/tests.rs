@@ -165,9 +165,28 @@ fn without_addresses_a_service_of_the_cluster_is_empty_and_any_other_is_forwarde
     let mesh = snapshot([], [service("shop", WEB, &[]), service("shop", "api.example.com", &[])]);
     assert_eq!(a(&mesh, "web."), Ok(vec![]));
     assert_eq!(a(&mesh, "api.example.com."), Err(Answer::Forward));
-    let fixed = service("shop", "api.example.com", &[]);
-    let mesh = snapshot([serving(pod("shop", "outside", "192.0.2.1"), &fixed)], [fixed]);
-    assert_eq!(a(&mesh, "api.example.com.").unwrap(), ["api.example.com. A 192.0.2.1"]);
+}
+
+#[test]
+fn endpoints_of_a_host_outside_the_cluster_say_where_it_is_only_when_they_are_hosts_themselves() {
+    let told = |host: &str, addresses: &[&str], hostnames: &[&str]| {
+        let outside = service("shop", host, &[]);
+        let fixed = addresses.iter().map(|ip| serving(pod("shop", ip, ip), &outside));
+        let named = hostnames.iter().map(|hostname| {
+            let workload = Workload { hostname: (*hostname).into(), ..pod("shop", hostname, "192.0.2.9") };
+            serving(Workload { addresses: Default::default(), ..workload }, &outside)
+        });
+        let workloads: Vec<_> = fixed.chain(named).collect();
+        ask(&snapshot(workloads, [outside]), "api.example.com.", RecordType::A)
+    };
+    assert_eq!(told("api.example.com", &["192.0.2.1"], &[]), Answer::Forward, "endpoints with addresses");
+    assert_eq!(told("api.example.com", &["192.0.2.1"], &["db.example.net"]), Answer::Forward, "some of them");
+    assert_eq!(told("*.example.com", &["192.0.2.1"], &[]), Answer::Forward);
+    assert_eq!(told("*.example.com", &[], &["db.example.net"]), Answer::Forward);
+    let Answer::Alias { target, .. } = told("api.example.com", &[], &["db.example.net"]) else {
+        panic!("no alias")
+    };
+    assert_eq!(target, name("db.example.net."));
 }
 
 #[test]

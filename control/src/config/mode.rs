@@ -79,6 +79,3 @@ pub(super) fn fake_ca(text: &str) -> Result<(), Reason> {
             .into()),
     }
 }
-
-/// A variable that is taken and means nothing here.
-pub(super) fn ignored(_text: &str) {}

@@ -255,7 +255,7 @@ fn queries_are_counted_by_type_protocol_and_client() {
         ]
     };
     for (kind, protocol, count, upstream) in
-        [("A", "udp", 3.0, 1.0), ("A", "tcp", 1.0, 0.0), ("TXT", "udp", 1.0, 1.0)]
+        [("a", "udp", 3.0, 1.0), ("a", "tcp", 1.0, 0.0), ("txt", "udp", 1.0, 1.0)]
     {
         let labels = labels(kind, protocol);
         observe::await_total(proxy, "istio_dns_requests_total", &labels, count);

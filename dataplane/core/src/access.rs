@@ -82,6 +82,8 @@ pub struct AccessLine {
     pub duration_ms: u64,
     /// Why it ended.
     pub reason: Reason,
+    /// The policy that refused it, `namespace/name`.
+    pub policy: Option<Arc<str>>,
     /// How many of the same pod and reason were refused since the last line and got none.
     pub more: u64,
 }
@@ -150,7 +152,11 @@ impl AccessLine {
             each("duration", Value::Text(&format!("{}ms", self.duration_ms)))?;
         }
         if matches!(self.event, Event::Failed | Event::Refused) {
-            each("error", Value::Text(self.reason.outcome().text))?;
+            let text = self.reason.outcome().text;
+            match &self.policy {
+                Some(policy) => each("error", Value::Text(&format!("{text} by: {policy}")))?,
+                None => each("error", Value::Text(text))?,
+            }
         }
         if self.more > 0 {
             each("more", Value::Number(self.more))?;
@@ -207,6 +213,7 @@ mod tests {
             destination_identity: None,
         };
         AccessLine {
+            policy: None,
             time: SystemTime::UNIX_EPOCH,
             event,
             direction,

@@ -144,7 +144,7 @@ reasons! {
     /// A policy change withdrew the permission of an open connection.
     PolicyChange = ("policy_change", Deny, 401, Warn, false, "connection closed due to policy change"),
     /// The peer proxy answered CONNECT with 401.
-    PolicyAtPeer = ("policy_at_peer", Deny, 401, Warn, false, "http status: 401, the destination's policy refused the connection"),
+    PolicyAtPeer = ("policy_at_peer", Connect, 401, Warn, false, "http status: 401, the destination's policy refused the connection"),
     /// The control plane has not delivered the local workload.
     SourceUnknown = ("source_unknown", Connect, 503, Warn, false, "failed to fetch information about local workload: the control plane has not delivered it"),
     /// The control plane has not said what the destination, or its waypoint, is.

@@ -50,6 +50,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The policy that refused the connection, if it was one.
+    pub fn refused_by(self) -> Option<Arc<str>> {
+        match self {
+            Self::Deny { policy } => Some(policy),
+            Self::Allow { .. } | Self::NoAllow => None,
+        }
+    }
+
     /// Why the connection ends, unless it is admitted.
     pub fn reason(&self) -> Option<Reason> {
         match self {

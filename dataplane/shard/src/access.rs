@@ -97,6 +97,7 @@ pub(crate) mod tests {
 
     fn line() -> AccessLine {
         AccessLine {
+            policy: None,
             time: SystemTime::UNIX_EPOCH,
             event: Event::Complete,
             direction: Direction::Inbound,

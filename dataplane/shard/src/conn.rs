@@ -171,6 +171,7 @@ impl Conn {
             Original::Carried(_, authority) => (parties.destination, Some(authority.to_string().into())),
         };
         AccessLine {
+            policy: None,
             time: SystemTime::now(),
             event,
             direction: parties.direction,

@@ -27,7 +27,7 @@ use crate::pod::{Pod, Seat, SeatKind};
 use crate::refusal::Subject;
 use crate::relay;
 use crate::ring;
-use crate::shard::{Shard, Tracked};
+use crate::shard::{Denial, Shard, Tracked};
 use crate::socket::Socket;
 use crate::tls::Handshake;
 use crate::tunnel::{Side, Start, Stream, StreamOf, Tunnel, dial};
@@ -134,7 +134,9 @@ async fn request(shard: Rc<Shard>, peer: Rc<Peer>, stream: StreamOf, head: Reque
             stream.tunnel.refuse(&stream.stream, reason.outcome().status);
             match unopened.known {
                 Known::Nothing => ended(&shard, &peer, reason),
-                Known::Ends(parties) => shard.refused(&peer.pod, *parties, reason),
+                Known::Ends(parties, policy) => {
+                    shard.refused(&peer.pod, *parties, Denial { reason, policy });
+                }
                 Known::Tracked(tracked) => shard.finished(&tracked.conn, reason),
             }
         }
@@ -149,7 +151,7 @@ struct Unopened {
 
 enum Known {
     Nothing,
-    Ends(Box<Parties>),
+    Ends(Box<Parties>, Option<Arc<str>>),
     Tracked(Tracked),
 }
 
@@ -193,8 +195,8 @@ async fn open(
             service: target.service,
         },
     };
-    if let Some(reason) = admitted.refused {
-        return Err(Unopened { reason, known: Known::Ends(Box::new(parties)) });
+    if let Some(Denial { reason, policy }) = admitted.refused {
+        return Err(Unopened { reason, known: Known::Ends(Box::new(parties), policy) });
     }
     // Tracked before it connects, so that a policy change during the connect cuts it too.
     let tracked = shard.track(&peer.pod, parties).seated(seat);
@@ -232,7 +234,7 @@ async fn reach(
 /// A request whose destination is known.
 struct Admitted {
     /// What policy has against it.
-    refused: Option<Reason>,
+    refused: Option<Denial>,
     target: InboundTarget,
     workload: Arc<Workload>,
     source: Party,

@@ -72,7 +72,7 @@ impl Unopened {
     /// Counts it, and tells people.
     pub(crate) fn tell(self, seat: &Seat, client: SocketAddr, destination: Option<SocketAddr>) {
         match self.parties {
-            Some(parties) => seat.shard.refused(&seat.pod, *parties, self.reason),
+            Some(parties) => seat.shard.refused(&seat.pod, *parties, self.reason.into()),
             None => {
                 let subject = Subject::new(&seat.pod, Direction::Outbound, client, destination);
                 seat.shard.ended(subject, self.reason);

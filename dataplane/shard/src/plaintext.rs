@@ -18,7 +18,7 @@ use crate::conn::{Original, Parties};
 use crate::pod::{Leg, Pod, Seat};
 use crate::refusal::Subject;
 use crate::relay;
-use crate::shard::{Shard, Tracked};
+use crate::shard::{Denial, Shard, Tracked};
 use crate::socket::Socket;
 use crate::stats::Phase;
 
@@ -37,22 +37,23 @@ async fn admit(seat: &Seat, socket: &Socket, client: SocketAddr) -> Option<(Trac
     let known = destination.as_ref().ok().copied();
     let opened = match destination {
         Ok(destination) => open(shard, pod, client, destination).await.map(|opened| (destination, opened)),
-        Err(_) => Err(Reason::LocalSocket),
+        Err(_) => Err(Reason::LocalSocket.into()),
     };
     match opened {
         Ok((destination, (app, ends))) => {
             let parties = parties(client, destination, ends);
             Some((track(shard, pod, parties, [socket, &app]), app))
         }
-        Err(reason) => {
+        Err(denial) => {
             let ends = ends(shard, &shard.snapshot(), pod, client);
-            match known.zip(ends).filter(|_| reason != Reason::OwnPort) {
+            match known.zip(ends).filter(|_| denial.reason != Reason::OwnPort) {
                 Some((destination, ends)) => {
-                    shard.refused(pod, parties(client, destination, ends), reason);
+                    shard.refused(pod, parties(client, destination, ends), denial);
                     socket.closer().abort();
                 }
                 None => {
-                    refuse(shard, socket, Subject::new(pod, Direction::Inbound, client, known), reason);
+                    let subject = Subject::new(pod, Direction::Inbound, client, known);
+                    refuse(shard, socket, subject, denial.reason);
                 }
             }
             None
@@ -86,9 +87,9 @@ async fn open(
     pod: &Rc<Pod>,
     client: SocketAddr,
     destination: SocketAddr,
-) -> Result<(Socket, Ends), Reason> {
+) -> Result<(Socket, Ends), Denial> {
     if shard.is_own_port(destination.port()) {
-        return Err(Reason::OwnPort);
+        return Err(Reason::OwnPort.into());
     }
     // The application hears nothing of a client that policy refuses.
     let permitted = shard.wait_for(pod, |snapshot| {
@@ -99,7 +100,7 @@ async fn open(
     let app = connect_to_app(shard, pod, client.ip(), destination).await?;
     // Asked again by the newest generation: from here to the connection's tracking there is no pause.
     let snapshot = shard.snapshot();
-    let workload = shard.workload_of(&snapshot, pod).ok_or(Reason::SourceUnknown);
+    let workload = shard.workload_of(&snapshot, pod).ok_or(Denial::from(Reason::SourceUnknown));
     let permitted = workload.and_then(|workload| permit(shard, &snapshot, workload, (client, destination)));
     permitted.inspect_err(|_| app.closer().abort())?;
     Ok((app, ends(shard, &snapshot, pod, client).unwrap_or_default()))
@@ -111,7 +112,7 @@ fn permit(
     snapshot: &Snapshot,
     workload: &Workload,
     (source, destination): (SocketAddr, SocketAddr),
-) -> Result<(), Reason> {
+) -> Result<(), Denial> {
     let connection = rbac::Connection { source, identity: None, destination, workload };
     shard.verdict(snapshot, &connection).map_or(Ok(()), Err)
 }
@@ -186,7 +187,8 @@ mod tests {
             shard.adopt(Arc::new(snapshot));
             let client = (Ipv4Addr::LOCALHOST, 1).into();
             let opened = open(&shard, &pod(), client, destination).await;
-            assert_eq!(opened.err(), Some(Reason::PolicyDeny));
+            let denial = Denial { reason: Reason::PolicyDeny, policy: Some("shop/no".into()) };
+            assert_eq!(opened.err(), Some(denial));
             assert_eq!(app.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
             shard.adopt(Arc::new(mesh()));
             let (_socket, ends) = open(&shard, &pod(), client, destination).await.unwrap();

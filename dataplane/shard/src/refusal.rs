@@ -40,6 +40,7 @@ impl<'a> Subject<'a> {
     /// A line about it, and about `more` of its kind.
     pub(crate) fn line(&self, reason: Reason, more: u64) -> AccessLine {
         AccessLine {
+            policy: None,
             time: SystemTime::now(),
             event: Event::Refused,
             direction: self.direction,

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::access::Event;
+use halo_core::access::{AccessLine, Event};
 use halo_core::certificate::{Certificate, Revocations};
 use halo_core::counters::Counters;
 use halo_core::demand::Question;
@@ -172,11 +172,16 @@ impl Shard {
 
     /// Counts a connection that was refused once its ends were known, by policy or because its upstream could not be
     /// reached, and tells of it as of one that was open for a moment.
-    pub(crate) fn refused(&self, pod: &Rc<Pod>, parties: Parties, reason: Reason) {
+    pub(crate) fn refused(&self, pod: &Rc<Pod>, parties: Parties, denial: Denial) {
+        let Denial { reason, policy } = denial;
         let account = self.telemetry.open(&parties, ring::now_ms());
         let conn = Conn::new(pod.clone(), parties, account, self.limits.half_close_ms_max);
         self.tell(Event::Opened, &conn, reason);
-        self.finished(&conn, reason);
+        self.counters.closed(reason);
+        conn.account.close(reason, ring::now_ms());
+        if self.access.wants(Event::Failed) {
+            self.access.push(AccessLine { policy, ..conn.line(Event::Failed, reason) }, &self.timers);
+        }
     }
 
     fn settle(&self, conn: &Conn, reason: Reason) -> bool {
@@ -320,12 +325,13 @@ impl Shard {
     }
 
     /// Asks the policies, and counts what they say on the side; the reason for a refusal.
-    pub(crate) fn verdict(&self, snapshot: &Snapshot, connection: &rbac::Connection<'_>) -> Option<Reason> {
+    pub(crate) fn verdict(&self, snapshot: &Snapshot, connection: &rbac::Connection<'_>) -> Option<Denial> {
         let verdict = rbac::check_with(snapshot, connection, &mut |event| match event {
             rbac::Event::DryRun(_) => self.counters.policies_dry_run.increment(),
             rbac::Event::Missing(_) => self.counters.policies_missing.increment(),
         });
-        verdict.reason()
+        let reason = verdict.reason()?;
+        Some(Denial { reason, policy: verdict.refused_by() })
     }
 
     /// Whether a port is one of our own listeners in every pod: a connection to it through us would loop.
@@ -483,6 +489,20 @@ impl Shard {
         let (dialled, accepted, inner) = (self.dialled.borrow(), self.accepted.borrow(), self.inner.borrow());
         let all = dialled.values().chain(accepted.values()).chain(inner.values());
         all.filter(|tunnel| matches(tunnel)).cloned().collect()
+    }
+}
+
+/// Why a connection is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Denial {
+    pub(crate) reason: Reason,
+    /// The policy that refuses it, `namespace/name`.
+    pub(crate) policy: Option<Arc<str>>,
+}
+
+impl From<Reason> for Denial {
+    fn from(reason: Reason) -> Self {
+        Self { reason, policy: None }
     }
 }
 

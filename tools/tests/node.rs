@@ -17,7 +17,8 @@ fn core_outside_the_cpuset_is_refused_at_start_with_the_variable_and_the_value()
             false => command.env("HALO_CORES", &foreign),
         };
         let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
+        // The log is on standard output.
+        let said = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(1), "{said}");
         let wanted = format!("HALO_CORES={foreign:?}: core {foreign} does not exist or is outside");
         assert!(said.contains(&wanted), "{said}");

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod exchange;
 pub mod message;
 pub mod names;
+pub mod share;
 
 /// The port of the DNS listeners in every captured pod.
 pub const DNS_PORT: u16 = 15053;

@@ -82,7 +82,7 @@ fn exchange(data: &[u8]) {
             }
         }
         if let Some(Ok(message)) = exchange.poll_done() {
-            cache.insert(&question, message, now_ms);
+            cache.insert(&question, message, now_ms, 2);
             if let Some(kept) = cache.get(&question, now_ms) {
                 assert_eq!(kept.answers.len(), message.answers.len());
             }

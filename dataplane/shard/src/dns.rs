@@ -1,44 +1,41 @@
 //! DNS of a shard: the listeners of captured pods, the way to the node's servers, and hosts that connections lead to.
 //!
 //! [`udp`] and [`tcp`] take queries, [`query`] decides on each, [`upstream`] carries an exchange with the servers, from
-//! the pod's own namespace. Everything is bounded: queries on their way for each pod and for the shard, connections
-//! for each pod, answers in the cache. What is beyond a bound is answered with SERVFAIL, or refused, and counted.
+//! the pod's own namespace, and [`pod`] holds what a pod has of all this. Everything is bounded: queries and lookups on
+//! their way and answers in caches, for each pod and for the shard; connections for each pod. What is beyond a bound is
+//! answered with SERVFAIL, or refused, and counted.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use halo_core::counters::Counters;
 use halo_core::dns::answer::{ADDRESSES_MAX, shuffle};
-use halo_core::dns::cache::Cache;
 use halo_core::dns::exchange::Failed;
 use halo_core::dns::message::{Message, Question, RData, RecordType};
-use halo_core::dns::{self, DNS_PORT, names};
+use halo_core::dns::{DNS_PORT, names};
 use halo_core::net::HostTarget;
 use halo_core::outcome::Reason;
 
 use crate::netns::Place;
 use crate::pod::Pod;
-use crate::ring;
-use crate::socket::{Closer, SocketOptions};
+use crate::socket::SocketOptions;
 use crate::timer::Timers;
-use crate::wake::{Broadcast, Finally, both};
+use crate::wake::both;
+use pod::{Places, Seat};
 use series::Series;
 
+mod pod;
 mod query;
 mod series;
 mod tcp;
 mod udp;
 mod upstream;
 
+pub(crate) use pod::{Common, PodDns};
 pub(crate) use query::open;
 
-/// Queries of one pod that may be on their way at once.
-const PENDING_PER_POD_MAX: usize = 512;
-/// Queries of all pods that may be on their way at once. Each may hold a socket.
-const PENDING_MAX: usize = 2_048;
 /// DNS connections of one pod.
 const CONNECTIONS_PER_POD_MAX: usize = 128;
 /// Largest message that is taken from a client, and largest datagram from a server.
@@ -63,53 +60,6 @@ impl Default for DnsConfig {
     }
 }
 
-/// What one pod has of DNS on this shard.
-#[derive(Default)]
-pub(crate) struct PodDns {
-    /// Queries on their way.
-    pending: Cell<usize>,
-    /// Open connections of clients.
-    connections: Cell<usize>,
-    /// Sockets that end with the pod.
-    sockets: RefCell<BTreeMap<u64, Closer>>,
-    next_id: Cell<u64>,
-    /// The pod takes no more queries, or is gone.
-    stopped: Broadcast,
-    /// Lookups of hosts, by host.
-    hosts: RefCell<BTreeMap<Arc<str>, u64>>,
-}
-
-impl PodDns {
-    /// Wakes what listens, so that it sees that the pod is stopped.
-    pub(crate) fn stop(&self) {
-        self.stopped.notify();
-    }
-
-    /// Cuts what is open.
-    pub(crate) fn cut(&self) {
-        self.stopped.notify();
-        for socket in self.sockets.take().into_values() {
-            socket.abort();
-        }
-    }
-
-    /// How often each host was looked up.
-    pub(crate) fn hosts(&self) -> Vec<(Arc<str>, u64)> {
-        self.hosts.borrow().iter().map(|(host, count)| (host.clone(), *count)).collect()
-    }
-
-    /// Has a socket end with the pod, until the guard is dropped.
-    fn hold(&self, socket: Closer) -> Finally<impl FnMut()> {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
-        self.sockets.borrow_mut().insert(id, socket);
-        Finally(move || drop(self.sockets.borrow_mut().remove(&id)))
-    }
-}
-
-/// Hosts of one pod whose lookups are counted apart.
-const HOSTS_PER_POD_MAX: usize = 1_024;
-
 /// DNS as all pods of a shard share it.
 pub(crate) struct Dns {
     pub(crate) config: DnsConfig,
@@ -119,22 +69,8 @@ pub(crate) struct Dns {
     sockets: SocketOptions,
     timers: Rc<Timers>,
     counters: Arc<Counters>,
-    cache: RefCell<Cache>,
-    /// Questions that servers have been asked for a pod, so that each is asked once at a time.
-    flights: RefCell<HashMap<Asked, Rc<Flight>>>,
-    pending: Cell<usize>,
+    pub(crate) common: Common,
     buffer: RefCell<Vec<u8>>,
-}
-
-/// For which pod something is asked, and what.
-type Asked = (Arc<str>, Question);
-
-/// A question on its way, and all who wait for its answer.
-#[derive(Default)]
-struct Flight {
-    over: Cell<bool>,
-    answer: RefCell<Option<Result<Message, Failed>>>,
-    ended: Broadcast,
 }
 
 /// What [`Dns`] is made of.
@@ -157,9 +93,7 @@ impl Dns {
             sockets,
             timers,
             counters,
-            cache: RefCell::default(),
-            flights: RefCell::default(),
-            pending: Cell::default(),
+            common: Common::default(),
             buffer: RefCell::new(vec![0; MESSAGE_MAX]),
         }
     }
@@ -171,7 +105,7 @@ impl Dns {
     /// [`Reason::HostUnresolved`]: there is none of a family that may be used, or nobody said so in time.
     pub(crate) async fn lookup(&self, pod: &Pod, host: &HostTarget) -> Result<Vec<IpAddr>, Reason> {
         self.counters.host_lookups.increment();
-        self.count_host(pod, &host.hostname);
+        pod.dns.count_host(&host.hostname);
         let (ipv4, ipv6) = (host.ipv4, host.ipv6 && self.ipv6);
         let found = match host.hostname.parse::<IpAddr>() {
             Ok(ip) => vec![ip],
@@ -197,15 +131,6 @@ impl Dns {
         Ok(found)
     }
 
-    fn count_host(&self, pod: &Pod, host: &Arc<str>) {
-        let mut hosts = pod.dns.hosts.borrow_mut();
-        if let Some(count) = hosts.get_mut(host) {
-            *count += 1;
-        } else if hosts.len() < HOSTS_PER_POD_MAX {
-            hosts.insert(host.clone(), 1);
-        }
-    }
-
     /// The addresses of one family, in a random order; none where it may not be used.
     async fn addresses(
         &self,
@@ -215,12 +140,16 @@ impl Dns {
         allowed: bool,
     ) -> Vec<IpAddr> {
         let name = names::fully_qualified(&host.hostname).filter(|_| allowed);
-        let (Some(name), Some(_seat)) = (name, self.seat(pod)) else {
-            return Vec::new();
+        let Some(question) = name.map(|name| Question::new(name, family)) else { return Vec::new() };
+        let answer = match self.known(pod, &question).await {
+            Some(known) => known,
+            // Those who wait for an answer are bounded by the pod's connections; those who ask hold a socket.
+            None => match self.seat(&pod.dns.lookups) {
+                Some(_seat) => self.fly(pod, &question).await,
+                None => Err(Failed::NoAnswer),
+            },
         };
-        let Ok(message) = self.ask(pod, &Question::new(name, family)).await else {
-            return Vec::new();
-        };
+        let Ok(message) = answer else { return Vec::new() };
         let addresses = message.answers.iter().filter_map(|record| match &record.data {
             RData::A(ip) if family == RecordType::A => Some(IpAddr::V4(ip.0)),
             RData::AAAA(ip) if family == RecordType::AAAA => Some(IpAddr::V6(ip.0)),
@@ -231,69 +160,47 @@ impl Dns {
         addresses
     }
 
-    /// What servers said of a question a moment ago.
-    fn cached(&self, question: &Question) -> Option<Message> {
-        let found = self.cache.borrow().get(question, ring::now_ms());
+    /// What servers said to a question of this pod a moment ago.
+    fn cached(&self, pod: &Pod, question: &Question) -> Option<Message> {
+        let found = pod.dns.cached(question);
         if found.is_some() {
             self.counters.dns_cached.increment();
         }
         found
     }
 
-    /// What the servers say to a question of a pod.
+    /// What the servers say to a question of a pod, which holds a place for it.
     async fn ask(&self, pod: &Pod, question: &Question) -> Result<Message, Failed> {
-        if let Some(message) = self.cached(question) {
-            return Ok(message);
+        match self.known(pod, question).await {
+            Some(known) => known,
+            None => self.fly(pod, question).await,
         }
-        let key = (pod.uid.clone(), question.clone());
-        let flying = self.flights.borrow().get(&key).cloned();
-        if let Some(flight) = flying {
-            while !flight.over.get() {
-                flight.ended.next().await;
-            }
-            return flight.answer.borrow().clone().unwrap_or(Err(Failed::NoAnswer));
+    }
+
+    /// What the pod was told a moment ago, or is told of the same question on its way; `None` at once where neither is.
+    async fn known(&self, pod: &Pod, question: &Question) -> Option<Result<Message, Failed>> {
+        match self.cached(pod, question) {
+            Some(message) => Some(Ok(message)),
+            None => pod.dns.join(question).await,
         }
-        let flight = Rc::new(Flight::default());
-        self.flights.borrow_mut().insert(key.clone(), flight.clone());
-        // Also when the exchange fails in its middle: nobody waits for what does not come.
-        let _landing = Finally(|| {
-            self.flights.borrow_mut().remove(&key);
-            flight.over.set(true);
-            flight.ended.notify();
-        });
+    }
+
+    async fn fly(&self, pod: &Pod, question: &Question) -> Result<Message, Failed> {
         self.counters.dns_forwarded.increment();
-        let answer = upstream::exchange(self, pod, question).await;
-        match &answer {
-            Ok(message) => self.cache.borrow_mut().insert(question, message, ring::now_ms()),
-            Err(_) => self.counters.dns_unanswered.increment(),
+        let answer = pod.dns.fly(pod, question, upstream::exchange(self, pod, question)).await;
+        if answer.is_err() {
+            self.counters.dns_unanswered.increment();
         }
-        flight.answer.replace(Some(answer.clone()));
         answer
     }
 
-    /// A place among the queries on their way; `None` where there are too many.
-    fn seat<'a>(&'a self, pod: &'a Pod) -> Option<Seat<'a>> {
-        if pod.dns.pending.get() >= PENDING_PER_POD_MAX || self.pending.get() >= PENDING_MAX {
+    /// One of these places; `None` where there are none left for the pod.
+    fn seat<'a>(&self, places: &'a Places) -> Option<Seat<'a>> {
+        let seat = places.take();
+        if seat.is_none() {
             self.counters.dns_shed.increment();
-            return None;
         }
-        pod.dns.pending.set(pod.dns.pending.get() + 1);
-        self.pending.set(self.pending.get() + 1);
-        Some(Seat { dns: self, pod })
-    }
-}
-
-/// A place among the queries on their way; dropping it gives the place back.
-struct Seat<'a> {
-    dns: &'a Dns,
-    pod: &'a Pod,
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        for pending in [&self.dns.pending, &self.pod.dns.pending] {
-            pending.set(pending.get() - 1);
-        }
+        seat
     }
 }
 
@@ -303,8 +210,6 @@ fn random() -> Option<u64> {
     aws_lc_rs::rand::fill(&mut bytes).ok()?;
     Some(u64::from_ne_bytes(bytes))
 }
-
-const _: () = assert!(PENDING_PER_POD_MAX < PENDING_MAX && dns::DEADLINE_MS >= 1_000);
 
 #[cfg(test)]
 mod tests;

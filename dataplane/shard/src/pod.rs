@@ -58,7 +58,7 @@ impl Pod {
             gone: Cell::new(false),
             listeners: RefCell::new(bound.iter().map(|(listener, _)| listener.stop_handle()).collect()),
             dns_search: spec.dns_search,
-            dns: PodDns::default(),
+            dns: PodDns::new(&shard.dns.common),
         });
         dns::open(shard, &pod, spec.listeners)?;
         for (listener, capture) in bound {
@@ -252,6 +252,11 @@ pub(crate) mod tests {
 
     /// The pod `shop/pay` in the test's own namespace, without listeners.
     pub(crate) fn pod() -> Rc<Pod> {
+        pod_among(&Default::default())
+    }
+
+    /// Like [`pod`], one of several that share this.
+    pub(crate) fn pod_among(common: &dns::Common) -> Rc<Pod> {
         let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         Rc::new(Pod {
             uid: "pay-0".into(),
@@ -266,7 +271,7 @@ pub(crate) mod tests {
             gone: Cell::new(false),
             listeners: RefCell::default(),
             dns_search: None,
-            dns: PodDns::default(),
+            dns: PodDns::new(common),
         })
     }
 }

@@ -11,19 +11,17 @@ use super::message::Question;
 #[cfg(test)]
 mod tests;
 
-/// Answers in one cache. With [`ENTRY_BYTES_MAX`] this bounds its memory.
-pub const ENTRIES_MAX: usize = 4096;
-/// Largest message that is kept.
+/// Largest message that is kept. With the number of entries this bounds a cache's memory.
 pub const ENTRY_BYTES_MAX: usize = 4096;
 /// Longest life of an answer, s, whatever its records say.
 pub const LIFE_S_MAX: u32 = 3_600;
 /// Longest life of "there is nothing", s.
 pub const NOTHING_S_MAX: u32 = 300;
 
-/// The answers of one shard. Names are compared without case.
+/// The answers to one pod. Names are compared without case. Servers are asked from the pod's own network namespace, where
+/// the pod can answer in their place: what was said to one pod is never told to another.
 ///
-/// Invariants, checked after every change in debug builds: `entries` and `ends` hold the same questions, and no more than
-/// [`ENTRIES_MAX`].
+/// Invariant, checked after every change in debug builds: `entries` and `ends` hold the same questions.
 #[derive(Debug, Default)]
 pub struct Cache {
     entries: HashMap<Question, Entry>,
@@ -53,17 +51,17 @@ impl Cache {
         Some(message)
     }
 
-    /// Keeps an answer, unless it is not to be kept. A full cache forgets what would end first.
-    pub fn insert(&mut self, question: &Question, message: &Message, now_ms: u64) {
+    /// Keeps an answer, unless it is not to be kept. A cache of `entries_max` entries forgets what would end first.
+    pub fn insert(&mut self, question: &Question, message: &Message, now_ms: u64, entries_max: usize) {
+        self.handle_timeout(now_ms);
         let Some(life_s) = life_s(question, message) else { return };
         let mut kept = message.clone();
         // What the server says of itself holds for one exchange.
         kept.edns = None;
         let Some(bytes) = kept.to_vec().ok().filter(|bytes| bytes.len() <= ENTRY_BYTES_MAX) else { return };
         self.remove(question);
-        if self.entries.len() >= ENTRIES_MAX
-            && let Some((_, oldest)) = self.ends.pop_first()
-        {
+        while self.entries.len() >= entries_max {
+            let Some((_, oldest)) = self.ends.pop_first() else { return };
             self.entries.remove(&oldest);
         }
         let end = (now_ms.saturating_add(u64::from(life_s) * 1000), self.next_id);
@@ -100,7 +98,6 @@ impl Cache {
     }
 
     fn check(&self) {
-        debug_assert!(self.entries.len() <= ENTRIES_MAX);
         debug_assert_eq!(self.entries.len(), self.ends.len());
     }
 }

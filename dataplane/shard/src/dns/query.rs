@@ -88,7 +88,7 @@ fn take_query(shard: &Rc<Shard>, pod: &Rc<Pod>, bytes: &[u8], sink: impl Sink) {
     let task = {
         let shard = shard.clone();
         async move {
-            let reply = match shard.dns.seat(&pod) {
+            let reply = match shard.dns.seat(&pod.dns.queries) {
                 Some(_seat) => in_time(&shard, &pod, &query, sink.protocol()).await,
                 None => Reply::empty(ResponseCode::ServFail),
             };
@@ -135,7 +135,7 @@ fn at_once(shard: &Shard, pod: &Pod, query: &Query, protocol: Protocol) -> Optio
             Some(reply)
         }
         Err(wanted) => {
-            let message = shard.dns.cached(&wanted.question)?;
+            let message = shard.dns.cached(pod, &wanted.question)?;
             let labels = labels();
             shard.dns.series.requested(&labels);
             shard.dns.series.forwarded(&labels, 0.0, false);

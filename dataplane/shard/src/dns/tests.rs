@@ -1,12 +1,14 @@
 use std::net::UdpSocket;
 use std::thread;
 
+use halo_core::dns::exchange::Exchange;
 use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::{A, AAAA};
 
 use super::*;
 use crate::pod;
 use crate::ring::{Ring, RingKind};
+use crate::socket::Datagrams;
 
 fn dns(servers: &[SocketAddr]) -> Dns {
     Dns::new(Parts {
@@ -46,6 +48,14 @@ fn server() -> SocketAddr {
         }
     });
     address
+}
+
+/// The answer to a query for IPv4 addresses: one.
+fn answer_to(query: &[u8]) -> Vec<u8> {
+    let mut message = Message::from_vec(query).unwrap().into_response();
+    let data = RData::A(A(Ipv4Addr::new(192, 0, 2, 1)));
+    message.answers = vec![Record::from_rdata(message.queries[0].name.clone(), 60, data)];
+    message.to_vec().unwrap()
 }
 
 fn host(hostname: &str) -> HostTarget {
@@ -108,4 +118,112 @@ fn every_order_of_a_hosts_addresses_comes_up() {
         }
         assert_eq!(seen.len(), 2);
     });
+}
+
+#[test]
+fn what_one_pod_is_told_is_not_told_to_another() {
+    Ring::build(RingKind::Auto).unwrap().run(async {
+        let dns = dns(&[server()]);
+        let (first, second) = (pod::tests::pod_among(&dns.common), pod::tests::pod_among(&dns.common));
+        let ipv4 = HostTarget { ipv6: false, ..host("db.example") };
+        for pod in [&first, &second, &first, &second] {
+            assert_eq!(families(&dns.lookup(pod, &ipv4).await), [4, 4]);
+        }
+        assert_eq!((dns.counters.dns_forwarded.total(), dns.counters.dns_cached.total()), (2, 2));
+        // At once: neither waits for what the other one is told.
+        let other = HostTarget { ipv6: false, ..host("web.example") };
+        let (one, another) = both(dns.lookup(&first, &other), dns.lookup(&second, &other)).await;
+        assert_eq!([families(&one), families(&another)], [[4, 4]; 2]);
+        assert_eq!(dns.counters.dns_forwarded.total(), 4);
+        let third = HostTarget { ipv6: false, ..host("api.example") };
+        let (one, another) = both(dns.lookup(&first, &third), dns.lookup(&first, &third)).await;
+        assert_eq!([families(&one), families(&another)], [[4, 4]; 2]);
+        assert_eq!(dns.counters.dns_forwarded.total(), 5, "one pod asks once");
+    });
+}
+
+#[test]
+fn a_pod_of_the_same_uid_does_not_wait_for_what_the_one_before_it_asked() {
+    Ring::build(RingKind::Auto).unwrap().run(async {
+        // The first question stays without an answer until the pod is gone.
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dns = dns(&[silent.local_addr().unwrap()]);
+        let (old, new) = (pod::tests::pod_among(&dns.common), pod::tests::pod_among(&dns.common));
+        assert_eq!(old.uid, new.uid);
+        let ipv4 = HostTarget { ipv6: false, ..host("db.example") };
+        let answering = thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            silent.recv_from(&mut buffer).unwrap();
+            let (length, peer) = silent.recv_from(&mut buffer).unwrap();
+            silent.send_to(&answer_to(&buffer[..length]), peer).unwrap();
+        });
+        let (before, after) = both(dns.lookup(&old, &ipv4), async {
+            let found = dns.lookup(&new, &ipv4).await;
+            old.remove();
+            found
+        })
+        .await;
+        assert_eq!(families(&after), [4]);
+        assert_eq!(before, Err(Reason::WorkloadGone));
+        answering.join().unwrap();
+    });
+}
+
+#[test]
+fn queries_that_take_every_place_leave_room_for_lookups() {
+    Ring::build(RingKind::Auto).unwrap().run(async {
+        let dns = dns(&[server()]);
+        let pods: Vec<_> = (0..30).map(|_| pod::tests::pod_among(&dns.common)).collect();
+        let seats: Vec<Vec<_>> =
+            pods.iter().map(|pod| std::iter::from_fn(|| dns.seat(&pod.dns.queries)).collect()).collect();
+        assert_eq!(families(&dns.lookup(&pods[0], &host("db.example")).await), [4, 4, 6, 6]);
+        drop(seats);
+    });
+}
+
+#[test]
+fn a_flood_of_wrong_answers_is_taken_in_turns_and_does_not_hide_the_right_one() {
+    for ring in [RingKind::Auto, RingKind::Epoll] {
+        Ring::build(ring).unwrap().run(async {
+            let flood = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let dns = dns(&[flood.local_addr().unwrap()]);
+            let pod = pod::tests::pod();
+            let question = Question::new(names::fully_qualified("db.example").unwrap(), RecordType::A);
+            let mut exchange = Exchange::new(question, dns.config.servers.clone(), 0);
+            let send = exchange.poll_send(7, 0).unwrap();
+            let socket = Datagrams::connect(&dns.place, &pod.netns, send.server, &dns.sockets).unwrap();
+            socket.send(&send.bytes).unwrap();
+            let (_, peer) = flood.recv_from(&mut [0; 2048]).unwrap();
+            for _ in 0..100 {
+                flood.send_to(&[0; 12], peer).unwrap();
+            }
+            flood.send_to(&answer_to(&send.bytes), peer).unwrap();
+            for turn in 0..3 {
+                assert!(!upstream::receive(&dns, &socket, &mut exchange), "turn {turn} has no bound");
+                assert!(exchange.poll_done().is_none());
+            }
+            assert!(upstream::receive(&dns, &socket, &mut exchange));
+            assert_eq!(exchange.poll_done().unwrap().unwrap().answers.len(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_host_is_found_behind_more_wrong_answers_than_one_turn_takes() {
+    for ring in [RingKind::Auto, RingKind::Epoll] {
+        Ring::build(ring).unwrap().run(async {
+            let flood = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let (dns, pod) = (dns(&[flood.local_addr().unwrap()]), pod::tests::pod());
+            thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                let (length, peer) = flood.recv_from(&mut buffer).unwrap();
+                for _ in 0..100 {
+                    flood.send_to(&[0; 12], peer).unwrap();
+                }
+                flood.send_to(&answer_to(&buffer[..length]), peer).unwrap();
+            });
+            let ipv4 = HostTarget { ipv6: false, ..host("db.example") };
+            assert_eq!(families(&dns.lookup(&pod, &ipv4).await), [4]);
+        });
+    }
 }

@@ -14,6 +14,9 @@ use crate::wake::either;
 /// Longest message of a server over TCP that is read; longer ones are left unread.
 const REPLY_MAX: usize = u16::MAX as usize;
 
+/// Datagrams taken before other tasks have their turn.
+const BATCH_MAX: usize = 32;
+
 /// Asks the servers until one answers.
 pub(super) async fn exchange(dns: &Dns, pod: &Pod, question: &Question) -> Result<Message, Failed> {
     let mut exchange = Exchange::new(question.clone(), dns.config.servers.clone(), ring::now_ms());
@@ -50,28 +53,37 @@ async fn over_udp(dns: &Dns, pod: &Pod, exchange: &mut Exchange, send: &Send) {
         match ring::within_ms(wait_ms.max(1), came).await {
             None => exchange.handle_timeout(ring::now_ms()),
             Some(_) if pod.is_gone() => return,
-            Some(_) => receive(dns, &socket, exchange),
+            Some(_) => {
+                if !receive(dns, &socket, exchange) {
+                    // Others have their turn: a socket that is always ready would never let go.
+                    ring::sleep_ms(1).await;
+                }
+            }
         }
         // A peer that sends without end does not stop the clock.
         exchange.handle_timeout(ring::now_ms());
     }
 }
 
-/// Hands what has come to the exchange.
-fn receive(dns: &Dns, socket: &Datagrams, exchange: &mut Exchange) {
+/// Hands what has come to the exchange; `false` when there may be more than is taken at once.
+pub(super) fn receive(dns: &Dns, socket: &Datagrams, exchange: &mut Exchange) -> bool {
     let mut buffer = dns.buffer.borrow_mut();
-    loop {
+    for _ in 0..BATCH_MAX {
         match socket.receive(&mut buffer) {
             Ok(length) => {
                 if exchange.handle_message(&buffer[..length]) {
-                    return;
+                    return true;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return exchange.handle_failed(),
+            Err(_) => {
+                exchange.handle_failed();
+                return true;
+            }
         }
     }
+    false
 }
 
 /// Asks over a connection of its own.

@@ -134,6 +134,7 @@ fn access_lines_are_written_among_the_others() {
         ),
     ] {
         let line = AccessLine {
+            policy: None,
             time: std::time::UNIX_EPOCH,
             event: access::Event::Refused,
             direction: halo_core::report::Direction::Inbound,

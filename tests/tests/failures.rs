@@ -53,7 +53,7 @@ fn application_that_refuses_is_told_by_both_sides() {
 #[test]
 fn policy_that_denies_is_told_by_both_sides() {
     let mut rig = rig();
-    let condition = json!({"namespaces": [{"Exact": "demo"}]});
+    let condition = json!({"destinationPorts": [HTTP, RAW]});
     rig.mesh.extra.policies.push(Policy::document("nobody", Scope::Namespace, Action::Deny, &condition));
     rig.publish();
     requests::one(rig.netns("client"), rig.address("remote", HTTP)).unwrap_err();

@@ -141,12 +141,12 @@ fn lost_dial_wakes_everyone_who_waits_for_it() {
     assert!(lost.elapsed() < Duration::from_secs(8), "after {:?}", lost.elapsed());
     assert_eq!(rig.counter(0, "handshakes_failed"), 1, "one dial served them all");
     assert_eq!(rig.counter(0, "closed_tls_failed"), WAITERS);
-    // And the next one dials again.
-    let server = thread::scope(|scope| {
-        scope.spawn(|| connect(&rig, "shop"));
-        socket::accept(&listener).map(drop)
+    // And the next one dials again. Its dial stays until it has connected, or it would hear of the end while it does.
+    thread::scope(|scope| {
+        let client = scope.spawn(|| connect(&rig, "shop"));
+        let dial = socket::accept(&listener).unwrap();
+        drop((client.join().unwrap(), dial));
     });
-    server.unwrap();
 }
 
 #[test]

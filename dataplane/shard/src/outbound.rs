@@ -231,7 +231,9 @@ async fn route(ask: &Ask<'_>, failed: &[Attempt]) -> Result<Decided, Reason> {
     let (client, destination) = (ask.client, ask.destination);
     let decided = shard.wait_for(pod, |snapshot| {
         let source = shard.workload_of(snapshot, pod).ok_or(Reason::SourceUnknown)?;
-        let own = destination.ip().is_loopback() || source.addresses.contains(&destination.ip());
+        // The kernel takes the unspecified address for the loopback one.
+        let ip = destination.ip();
+        let own = ip.is_loopback() || ip.is_unspecified() || source.addresses.contains(&ip);
         if own && shard.is_own_port(destination.port()) {
             return Ok(Err(Reason::OwnPort));
         }

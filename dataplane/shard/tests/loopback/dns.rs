@@ -68,7 +68,10 @@ impl Client {
 }
 
 /// Runs a server; `answer` makes the datagrams that it sends back for each one that it gets.
-fn server(at: usize, answer: impl Fn(Message) -> Vec<Vec<u8>> + Send + 'static) -> Arc<AtomicUsize> {
+pub(crate) fn server(
+    at: usize,
+    answer: impl Fn(Message) -> Vec<Vec<u8>> + Send + 'static,
+) -> Arc<AtomicUsize> {
     let socket = UdpSocket::bind(DNS_SERVERS[at]).unwrap();
     setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)).unwrap();
     let count = Arc::<AtomicUsize>::default();

@@ -108,11 +108,11 @@ fn shard_config(limits: Limits, records: RecordsKind, ring: RingKind) -> ShardCo
         access,
         series_expiry_ms,
         ask,
-        dns: DnsConfig::default(),
+        dns: DnsConfig { servers: Arc::new(DNS_SERVERS), ..DnsConfig::default() },
     }
 }
 
-/// The DNS servers of [`each_dns_shard`].
+/// The DNS servers of every shard.
 pub(crate) const DNS_SERVERS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 53)), 5353),
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 54)), 5353),
@@ -122,7 +122,7 @@ pub(crate) const DNS_SERVERS: [SocketAddr; 2] = [
 pub(crate) fn each_dns_shard(limits: Limits, test: fn(Rig)) {
     let run = |ring| {
         let mut config = shard_config(limits.clone(), RecordsKind::default(), ring);
-        config.dns = DnsConfig { capture: true, servers: Arc::new(DNS_SERVERS), ..DnsConfig::default() };
+        config.dns.capture = true;
         begin(config, test)
     };
     let running = [RingKind::Auto, RingKind::Epoll].map(|ring| (ring, run(ring)));
@@ -198,6 +198,13 @@ impl Rig {
     pub(crate) fn own_pod(&self) {
         let own = PodSpec { listeners: Listeners::Own, ..pod() };
         self.ask(|reply| Message::AddPod(own, reply)).unwrap();
+    }
+
+    /// Puts a pod with this search list in the pod's place.
+    pub(crate) fn search(&self, list: &[&str]) {
+        let list = list.iter().map(|domain| (*domain).to_owned()).collect();
+        let pod = PodSpec { dns_search: Some(list), ..pod() };
+        self.ask(|reply| Message::AddPod(pod, reply)).unwrap();
     }
 
     /// Puts a pod of the same uid in the pod's place and publishes the next generation, with no time between.

@@ -2,14 +2,18 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
 
 use halo_core::limits::Limits;
 use halo_core::net::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, SOCKS5_PORT};
 use halo_core::options::Options;
 use halo_core::outcome::Reason;
 use halo_core::report::Transport;
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{RData, Record, RecordType};
 
 use crate::app::{Held, connect, echo};
+use crate::dns::server;
 use crate::link::Link;
 use crate::peer::Peer;
 use crate::rig::{DEADLINE, POD, Rig, SERVICE, at_pod, each_shard, each_shard_set};
@@ -58,6 +62,53 @@ fn an_application_reaches_a_service_by_name_and_by_address_through_the_captured_
     });
 }
 
+/// A name as a request carries it.
+fn name(text: &str) -> Vec<u8> {
+    [&[text.len() as u8], text.as_bytes()].concat()
+}
+
+#[test]
+fn a_name_that_the_mesh_does_not_know_is_asked_of_the_servers() {
+    each_shard_with_socks5(|rig| {
+        let app = echo();
+        let asked = server(0, |question| {
+            let wanted = question.queries[0].clone();
+            let mut message = question.into_response();
+            message.edns = None;
+            if wanted.query_type == RecordType::A {
+                let data = RData::A(A(POD));
+                message.answers = vec![Record::from_rdata(wanted.name, 60, data)];
+            }
+            vec![message.to_vec().unwrap()]
+        });
+        check_echo(ask(3, &name("api.example"), app.port(), b"first"));
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "once for each family");
+        assert_eq!(rig.counters.host_lookups.total(), 1);
+    });
+}
+
+#[test]
+fn a_name_is_resolved_as_the_pods_own_dns_does_it_by_its_search_list() {
+    each_shard_with_socks5(|mut rig| {
+        rig.search(&["corp.example"]);
+        rig.serve(OUTBOUND_PORT, echo().port());
+        check_echo(ask(3, &name("pay.shop.svc.corp.example"), OUTBOUND_PORT, b"first"));
+        assert_eq!(rig.counters.host_lookups.total(), 0);
+    });
+}
+
+#[test]
+fn a_name_waits_for_the_pods_own_workload() {
+    each_shard_with_socks5(|mut rig| {
+        rig.serve(OUTBOUND_PORT, echo().port());
+        let known = rig.withdraw_pod();
+        let asking = std::thread::spawn(|| ask(3, &name("pay.shop.svc"), OUTBOUND_PORT, b"first"));
+        rig.until("waits", |_| rig.counters.lookups.total() == 1);
+        rig.publish(|snapshot| snapshot.workloads.insert(known));
+        check_echo(asking.join().unwrap());
+    });
+}
+
 #[test]
 fn a_client_is_told_that_its_connection_failed() {
     each_shard_with_socks5(|rig| {
@@ -65,11 +116,15 @@ fn a_client_is_told_that_its_connection_failed() {
         let to_closed = ask(1, &Ipv4Addr::new(10, 9, 9, 40).octets(), closed.port(), b"");
         let to_proxy = ask(1, &[127, 0, 0, 1], SOCKS5_PORT, b"");
         let to_capture = ask(1, &POD.octets(), OUTBOUND_PORT, b"");
-        for ((mut socket, code), expected) in [(to_closed, 5), (to_proxy, 2), (to_capture, 2)] {
+        // The kernel takes the unspecified address for the loopback one.
+        let to_any = ask(1, &[0; 4], SOCKS5_PORT, b"");
+        let to_any_ipv6 = ask(4, &[0; 16], OUTBOUND_PORT, b"");
+        let own = [to_proxy, to_capture, to_any, to_any_ipv6].map(|own| (own, 2));
+        for ((mut socket, code), expected) in [(to_closed, 5)].into_iter().chain(own) {
             assert_eq!(code, expected);
             assert_eq!(socket.read(&mut [0; 8]).unwrap(), 0, "nothing follows");
         }
-        assert_eq!(rig.counters.closed_by(Reason::OwnPort), 2);
+        assert_eq!(rig.counters.closed_by(Reason::OwnPort), 4);
         let mut stranger = client();
         stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         // What it said is not read to its end, so its connection may end with a reset.

@@ -4,14 +4,17 @@ const SHARE: Share = Share { own: 8, one_max: 512, common_max: 2_048 };
 
 /// Pods that take what they get, in turn: what each of them holds in the end.
 fn greedy(pods: usize) -> Vec<usize> {
-    let mut held: Vec<usize> = vec![];
-    for _ in 0..pods {
-        held.push(0);
-        while SHARE.admits(*held.last().unwrap(), common(&held)) {
-            *held.last_mut().unwrap() += 1;
-        }
+    let mut held = vec![0; pods];
+    for pod in 0..pods {
+        take_all(&mut held, pod);
     }
     held
+}
+
+fn take_all(held: &mut [usize], pod: usize) {
+    while SHARE.admits(held[pod], common(held)) {
+        held[pod] += 1;
+    }
 }
 
 fn common(held: &[usize]) -> usize {
@@ -39,13 +42,9 @@ fn places_given_back_go_to_those_that_hold_fewer() {
     let mut held = greedy(20);
     // Each gives one back and asks for one, again and again, as queries end and others begin.
     for _ in 0..10_000 {
+        held.iter_mut().for_each(|held| *held -= 1);
         for pod in 0..held.len() {
-            held[pod] -= 1;
-        }
-        for pod in 0..held.len() {
-            while SHARE.admits(held[pod], common(&held)) {
-                held[pod] += 1;
-            }
+            take_all(&mut held, pod);
         }
     }
     let (least, most) = (held.iter().min().unwrap(), held.iter().max().unwrap());

@@ -7,6 +7,7 @@ use std::path::Path;
 use halo::lab::mesh::NAMESPACE;
 use halo::lab::topology::Pod;
 use halo_core::zds::{self, Request, WorkloadInfo};
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, recv, sendmsg};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -64,7 +65,13 @@ impl Peer {
 
     fn receive(&self) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; zds::DATAGRAM_MAX];
-        let len = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        // Linux does not resume a call on a socket with a timeout by itself.
+        let len = loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                received => break received?,
+            }
+        };
         if len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -271,8 +271,9 @@ impl Handles {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
         let count = config.shards_on(cores.len());
         if count > 1 && !config.options.port_reuse {
-            let reason =
-                format!("{count} shards listen on the same ports; set ZTUNNEL_WORKER_THREADS to 1 too");
+            let reason = format!(
+                "{count} shards would share the ports in pods; set ZTUNNEL_WORKER_THREADS to 1 or leave it out"
+            );
             let (variable, value) = ("INPOD_PORT_REUSE".into(), "false".into());
             return Err(ConfigError { variable, value, reason }.into());
         }
@@ -354,6 +355,10 @@ impl Shards for Handles {
 
     async fn remove_pod(&self, uid: Arc<str>) {
         self.ask(|reply| Message::RemovePod(uid.clone(), reply)).await;
+    }
+
+    fn count(&self) -> usize {
+        self.0.len()
     }
 
     async fn inspect(&self, view: View) -> Vec<ShardReport> {

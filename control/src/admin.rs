@@ -21,6 +21,7 @@ use crate::certs::{CertificateTotals, CertificateView};
 use crate::config::Config;
 use crate::http::{Answer, Request, Service};
 use crate::log::LogControl;
+use crate::metrics::flight::Flight;
 use crate::node::sources::Sources;
 use crate::pods::{PodTotals, Pods};
 use crate::publish::Publisher;
@@ -54,6 +55,10 @@ pub(crate) struct Node<S> {
     pub(crate) readiness: Readiness,
     pub(crate) log: Option<LogControl>,
     pub(crate) heap: Option<Arc<dyn HeapProfiler>>,
+    /// Who renders metrics, and for whom.
+    pub(crate) rendering: Flight,
+    /// Held while the mesh is written down for a dump.
+    pub(crate) dumping: Arc<Mutex<()>>,
     /// Held while a CPU profile is taken.
     pub(crate) profiling: Mutex<()>,
     /// Told once the process is to end.
@@ -65,12 +70,21 @@ pub(crate) struct Node<S> {
 impl<S: Shards> Node<S> {
     /// What the shards are doing. None of them is told of if one does not answer in time: whoever asks wants to see
     /// the rest of the node then all the more.
-    pub(crate) async fn reports(&self, view: View) -> Vec<ShardReport> {
-        timeout(INSPECT_MAX, self.shards.inspect(view)).await.unwrap_or_else(|_| {
+    pub(crate) async fn reports(&self, view: View) -> Reports {
+        let all = timeout(INSPECT_MAX, self.shards.inspect(view)).await.unwrap_or_else(|_| {
             warn!("a shard does not say what it is doing");
             Vec::new()
-        })
+        });
+        Reports { complete: !all.is_empty() && all.len() == self.shards.count(), all }
     }
+}
+
+/// What shards say of themselves.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    pub(crate) all: Vec<ShardReport>,
+    /// Whether every shard has answered: sums over the shards mean something.
+    pub(crate) complete: bool,
 }
 
 /// The admin server.
@@ -91,9 +105,9 @@ impl<S: Shards> Service for AdminService<S> {
         match request.path.as_str() {
             "/" => Answer::html(INDEX),
             "/config_dump" => self.config_dump().await,
-            "/metrics" | "/stats/prometheus" => self.0.metrics(&request).await,
+            "/metrics" | "/stats/prometheus" => self.0.clone().metrics(&request).await,
             "/logging" => logging::answer(self.0.log.as_ref(), &request),
-            "/debug/pprof/profile" => profile::answer(&self.0.profiling, &request).await,
+            "/debug/pprof/profile" => profile::answer(&self.0.profiling, self.0.heap.clone(), &request).await,
             "/debug/pprof/heap" => heap::profile(self.0.heap.clone()).await,
             "/debug/pprof/heap/profiling" => heap::activate(self.0.heap.clone(), &request).await,
             "/quitquitquit" if request.method == Method::POST => {
@@ -111,7 +125,9 @@ impl<S: Shards> Service for AdminService<S> {
 impl<S: Shards> AdminService<S> {
     async fn config_dump(&self) -> Answer {
         let node = &self.0;
-        let shards = node.reports(View::Connections).await;
+        // A dump of a large mesh takes as much memory as the mesh: one is made at a time, even if nobody waits for it.
+        let turn = node.dumping.clone().lock_owned().await;
+        let shards = node.reports(View::Connections).await.all;
         let parts = dump::Parts {
             config: node.config.to_json(),
             mesh_version: node.config.mesh_version.clone(),
@@ -125,7 +141,13 @@ impl<S: Shards> AdminService<S> {
             shards,
         };
         // A large mesh takes a while to write down; the control thread has other things to do meanwhile.
-        match tokio::task::spawn_blocking(move || dump::write(&parts)).await {
+        match tokio::task::spawn_blocking(move || {
+            let text = dump::write(&parts);
+            drop(turn);
+            text
+        })
+        .await
+        {
             Ok(text) => Answer::json(text),
             Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }

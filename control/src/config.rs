@@ -202,6 +202,8 @@ pub struct Config {
     pub trust_domain_aliases: Vec<String>,
     /// Whether an application that takes the PROXY protocol is reached at the loopback address.
     pub application_tunnels_local: bool,
+    /// Variables whose value is not known and that hold something else, in one line each.
+    pub unknown: Vec<String>,
 }
 
 /// What flags set; a flag wins over its variable.
@@ -241,9 +243,17 @@ impl Config {
         resolved::resolve(variables, overrides)
     }
 
-    /// The number of shards of a process that may use this many cores.
+    /// The number of shards of a process that may use this many cores. Shards share the ports in pods: without leave to
+    /// do so there is one, unless a number was asked for.
     pub fn shards_on(&self, usable: usize) -> usize {
-        self.cpu.shards(self.shards, usable)
+        match self.is_one_shard() {
+            true => 1,
+            false => self.cpu.shards(self.shards, usable),
+        }
+    }
+
+    fn is_one_shard(&self) -> bool {
+        self.shards == ShardCount::Auto && !self.options.port_reuse
     }
 
     /// The node proxy's own pod, where it has been told all of it: peers read its metrics through the mesh.
@@ -260,7 +270,12 @@ impl Config {
 
     /// What is allowed and hardly meant, in one line each.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.unknown.clone();
+        if self.is_one_shard() {
+            warnings.push(
+                "INPOD_PORT_REUSE=false: shards would share the ports in pods, so one shard runs".to_owned(),
+            );
+        }
         if let (Some(xds), CaSource::Memory) = (&self.xds, &self.ca) {
             warnings.push(format!(
                 "the mesh comes from {}, and certificates from an authority of this process that no other node \

@@ -5,11 +5,12 @@ mod encoding;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -100,7 +102,7 @@ impl Answer {
     }
 
     /// A body that is encoded already.
-    pub(crate) fn encoded(content_type: &'static str, encoding: Encoding, body: Vec<u8>) -> Self {
+    pub(crate) fn encoded(content_type: &'static str, encoding: Encoding, body: impl Into<Bytes>) -> Self {
         Self { status: StatusCode::OK, content_type, encoding, body: body.into() }
     }
 
@@ -178,26 +180,65 @@ pub(crate) async fn serve_until(listener: TcpListener, service: impl Service, en
 }
 
 async fn accept(listener: &TcpListener, service: impl Service, places: &Arc<Semaphore>) {
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let service = service.clone();
-                tokio::spawn(async move {
-                    serve_client(stream, service).await;
-                    drop(place);
-                });
-            }
+    let silent = Silent::default();
+    for number in 0_u64.. {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 warn!(%error, "a client of a local server could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        if places.available_permits() == 0 && silent.cut_oldest() {
+            // Those that were accepted a moment ago get to say something before one of them is the oldest.
+            yield_now().await;
         }
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (service, silent, cut) = (service.clone(), silent.clone(), silent.add(number));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serve_client(stream, service, || silent.remove(number)) => {}
+                Ok(()) = cut => debug!("a client of a local server said nothing and gave way to another"),
+            }
+            silent.remove(number);
+            drop(place);
+        });
     }
 }
 
-async fn serve_client<S: Service>(stream: TcpStream, service: S) {
+/// The clients that have not sent the head of their request, by number. When there is no place left the oldest of them
+/// gives way, so that nobody keeps others out by saying nothing.
+#[derive(Debug, Clone, Default)]
+struct Silent(Arc<Mutex<BTreeMap<u64, oneshot::Sender<()>>>>);
+
+impl Silent {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a client; it is to end when the receiver is told to. The receiver fails once it is removed.
+    fn add(&self, number: u64) -> oneshot::Receiver<()> {
+        let (cut, told) = oneshot::channel();
+        self.held().insert(number, cut);
+        told
+    }
+
+    fn remove(&self, number: u64) {
+        self.held().remove(&number);
+    }
+
+    /// Ends the oldest; `false` if there is none.
+    fn cut_oldest(&self) -> bool {
+        let oldest = self.held().pop_first();
+        // One that has ended by itself has made its place free as well.
+        oldest.is_some_and(|(_, cut)| cut.send(()).is_ok())
+    }
+}
+
+async fn serve_client<S: Service>(stream: TcpStream, service: S, has_spoken: impl Fn()) {
     let handle = service_fn(|request: hyper::Request<Incoming>| {
+        has_spoken();
         let service = service.clone();
         async move {
             let query = request.uri().query().unwrap_or_default();

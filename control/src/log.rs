@@ -9,7 +9,8 @@ mod line;
 mod tests;
 mod writer;
 
-use std::io::{self, Write};
+use std::io;
+use std::sync::Arc;
 
 use halo_core::access::{self, AccessLevel, AccessLine};
 use tracing::{Level, Subscriber};
@@ -20,7 +21,7 @@ use tracing_subscriber::{Registry, reload};
 
 use crate::config::LogFormat;
 use events::Events;
-use writer::LogQueue;
+use writer::{LogQueue, Losses, Output, Standard};
 
 /// Why log levels, or logging, cannot be had as asked.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +55,13 @@ impl Log {
     /// # Errors
     /// [`LogError`]; nothing is set then.
     pub fn start(filter: &str, format: LogFormat) -> Result<Self, LogError> {
-        let (log, subscriber) = Self::to(io::stdout(), filter, format)?;
+        let (log, subscriber) = Self::to(Standard(io::stdout()), filter, format)?;
         subscriber.try_init().map_err(|error| LogError::Taken(error.to_string()))?;
         Ok(log)
     }
 
     pub(crate) fn to(
-        out: impl Write + Send + 'static,
+        out: impl Output,
         filter: &str,
         format: LogFormat,
     ) -> Result<(Self, impl Subscriber + Send + Sync), LogError> {
@@ -72,7 +73,8 @@ impl Log {
             .event_format(Events(format))
             .fmt_fields(Events(format));
         let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
-        let control = LogControl { handle, access: AccessLevel::default(), initial };
+        let losses = queue.losses().clone();
+        let control = LogControl { handle, access: AccessLevel::default(), initial, losses };
         control.tell_shards(&control.initial);
         Ok((Self { queue, control }, subscriber))
     }
@@ -88,9 +90,15 @@ impl Log {
         move |lines| queue.access(lines)
     }
 
+    /// Waits, for a second at most, until what was said so far is written.
+    pub fn flusher(&self) -> impl Fn() + Send + use<> {
+        let queue = self.queue.clone();
+        move || queue.flush()
+    }
+
     /// Lines of the control thread that were lost because nobody read fast enough, since the start.
     pub fn dropped(&self) -> u64 {
-        self.queue.dropped()
+        self.control.losses.dropped()
     }
 }
 
@@ -106,9 +114,15 @@ pub struct LogControl {
     handle: reload::Handle<Targets, Registry>,
     access: AccessLevel,
     initial: Targets,
+    losses: Arc<Losses>,
 }
 
 impl LogControl {
+    /// What the log has lost since the start.
+    pub(crate) fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
     /// The levels in force, for example `access=debug,info`.
     pub fn level(&self) -> String {
         self.handle.with_current(ToString::to_string).unwrap_or_default()

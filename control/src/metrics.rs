@@ -3,25 +3,30 @@
 
 mod connections;
 mod dns;
+pub(crate) mod flight;
 mod process;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod text;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use flight::{Form, Rendering, Turn};
 use halo_core::labels::escape;
 use halo_core::report::{ShardReport, View};
 use halo_core::zds::PodState;
 use hyper::StatusCode;
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn, spawn_blocking};
 
-use crate::admin::Node;
+use crate::admin::{Node, Reports};
 use crate::certs::CertificateTotals;
 use crate::certs::keeper::State;
 use crate::http::{Answer, Encoding, Request, Service};
+use crate::log::LogControl;
 use crate::proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use crate::shards::Shards;
 use crate::xds::XdsStatus;
@@ -40,7 +45,7 @@ impl<S> Clone for MetricsService<S> {
 impl<S: Shards> Service for MetricsService<S> {
     async fn answer(&self, request: Request) -> Answer {
         match request.path.as_str() {
-            "/metrics" | "/stats/prometheus" => self.0.metrics(&request).await,
+            "/metrics" | "/stats/prometheus" => self.0.clone().metrics(&request).await,
             _ => Answer::text(StatusCode::NOT_FOUND, "Not Found\n"),
         }
     }
@@ -48,9 +53,24 @@ impl<S: Shards> Service for MetricsService<S> {
 
 impl<S: Shards> Node<S> {
     /// The metrics, in the form and coding that the request asks for.
-    pub(crate) async fn metrics(&self, request: &Request) -> Answer {
+    pub(crate) async fn metrics(self: Arc<Self>, request: &Request) -> Answer {
         let (format, encoding) =
             (Format::accepted(&request.accept), Encoding::accepted(&request.accept_encoding));
+        let body = match self.rendering.turn((format, encoding)).await {
+            Turn::Fresh(body) => Ok(body),
+            // A task of its own: a client that goes does not give the turn to the next one before this one is done.
+            Turn::Own(turn) => {
+                let written = spawn(async move { self.render((format, encoding), turn).await });
+                written.await.map_err(Into::into).and_then(|written| written)
+            }
+        };
+        match body {
+            Ok(body) => Answer::encoded(format.content_type(), encoding, body),
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    async fn render(&self, (format, encoding): Form, turn: Rendering) -> io::Result<Bytes> {
         let reports = self.reports(View::Series).await;
         let mut text = Text::new(format);
         self.control_metrics(&mut text);
@@ -59,12 +79,9 @@ impl<S: Shards> Node<S> {
         let written = spawn_blocking(move || {
             shards(&mut text, reports);
             process::descriptors(&mut text);
-            encoding.encode(text.finish().into_bytes())
+            Ok(turn.finish(encoding.encode(text.finish().into_bytes())?))
         });
-        match written.await.map_err(Into::into).and_then(|written| written) {
-            Ok(body) => Answer::encoded(format.content_type(), encoding, body),
-            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        }
+        written.await.map_err(Into::into).and_then(|written| written)
     }
 
     fn control_metrics(&self, text: &mut Text) {
@@ -100,6 +117,12 @@ impl<S: Shards> Node<S> {
         text.gauge("halo_certificates_wanted", "Identities of the node's pods.", certificates.len() as u64);
         text.gauge("halo_certificates_valid", "Identities with a certificate.", valid as u64);
         certificate_totals(text, &node.certificate_totals);
+        if let Some(losses) = node.log.as_ref().map(LogControl::losses) {
+            let help = "Log lines that were lost because nobody read fast enough.";
+            text.counter("halo_log_lines_dropped_total", help, losses.dropped());
+            let help = "Writes of log lines that failed.";
+            text.counter("halo_log_writes_failed_total", help, losses.failed());
+        }
         if let Some(source) = node.sources.local_status() {
             text.counter("halo_source_loads_total", "Texts of the local source taken.", source.loads);
             text.counter("halo_source_errors_total", "Texts of the local source refused.", source.errors);
@@ -164,10 +187,15 @@ fn of_types(text: &mut Text, (name, help): (&str, &str), totals: [(&str, u64); 2
     }
 }
 
-fn shards(text: &mut Text, mut reports: Vec<ShardReport>) {
+/// Writes what the shards say. Where one of them is missing, sums over the shards are left out: a total that fell and
+/// came back would be read as a restart.
+fn shards(text: &mut Text, Reports { all: mut reports, complete }: Reports) {
+    text.gauge("halo_shards", "Shards that answered.", reports.len() as u64);
+    if !complete {
+        return;
+    }
     connections::write(text, &mut reports);
     dns::write(text, &reports);
-    text.gauge("halo_shards", "Shards that answered.", reports.len() as u64);
     let sum = |of: fn(&ShardReport) -> u64| reports.iter().map(of).sum();
     text.gauge("halo_shard_tunnels", "Open tunnels.", sum(|report| report.tunnels as u64));
     text.gauge("halo_shard_connections", "Open connections.", sum(|report| report.connections_open as u64));

@@ -26,6 +26,7 @@ use crate::http;
 pub use crate::http::ListenError;
 use crate::log::LogControl;
 use crate::metrics::MetricsService;
+use crate::metrics::flight::Flight;
 pub use crate::parts::PartError;
 use crate::parts::Parts;
 use crate::pods::{PodTotals, Pods};
@@ -277,6 +278,8 @@ fn start<S: Shards>(
         readiness,
         log,
         heap,
+        rendering: Flight::default(),
+        dumping: Arc::default(),
         profiling: Mutex::default(),
         quit,
         drained: watch::Sender::new(false),

@@ -48,7 +48,10 @@ pub trait Shards: Clone + Send + Sync + 'static {
     fn add_pod(&self, pod: Pod) -> impl Future<Output = Result<(), PodError>> + Send;
     /// Closes the pod's listeners and cuts its connections; done when every shard has.
     fn remove_pod(&self, uid: Arc<str>) -> impl Future<Output = ()> + Send;
-    /// Asks every shard what it is doing, as far as `view` wants to know.
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// Asks every shard what it is doing, as far as `view` wants to know. One that has ended is left
+    /// out.
     fn inspect(&self, view: View) -> impl Future<Output = Vec<ShardReport>> + Send;
     /// Stops accepting, lets streams finish until the deadline, then cuts what is left; done when all is closed.
     fn drain(&self) -> impl Future<Output = ()> + Send;

@@ -134,6 +134,10 @@ impl Shards for FakeShards {
         self.pods.send_modify(|pods| drop(pods.remove(&uid)));
     }
 
+    fn count(&self) -> usize {
+        self.reports.lock().unwrap().len()
+    }
+
     async fn inspect(&self, _: View) -> Vec<ShardReport> {
         if self.mute.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;

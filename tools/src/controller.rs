@@ -8,7 +8,7 @@ use halo_control::controller::auth::{AUDIENCE, Credentials};
 use halo_control::controller::{self, ControllerConfig, ControllerError};
 use tracing_subscriber::EnvFilter;
 
-use crate::node::{Stop, raise_descriptor_limit};
+use crate::node::{INTERRUPTED, Stop, raise_descriptor_limit};
 
 /// What node proxies call a control plane by, and what a person on the same machine does.
 const SERVER_NAMES: [&str; 6] = [
@@ -151,7 +151,7 @@ fn run(config: ControllerConfig) -> Result<(), Error> {
     // A subscriber needs a socket. With the old limit it still works, and says so when it is reached.
     let _ = raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let stop = runtime.block_on(async { Stop::listen() })?;
+    let stop = runtime.block_on(async { Stop::listen(|| std::process::exit(INTERRUPTED)) })?;
     runtime.block_on(controller::run(config, stop.requested()))?;
     Ok(())
 }

@@ -26,6 +26,11 @@ use halo_shard::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+/// How long the control thread's runtime may take to end.
+const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
+/// The process's exit code after a second SIGINT, as shells have it.
+pub(crate) const INTERRUPTED: i32 = 130;
+
 /// Flags of `halo node`; each wins over its variable.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = variables())]
@@ -205,10 +210,18 @@ fn run(config: Config, log: &Log) -> Result<(), Error> {
     let (asked, questions) = questions::queues();
     let shards = Handles::start(&config, &cores, (asked, log))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stop = runtime.block_on(async { Stop::listen() })?;
+    let flush = log.flusher();
+    let stop = runtime.block_on(async {
+        Stop::listen(move || {
+            flush();
+            std::process::exit(INTERRUPTED);
+        })
+    })?;
     let wiring = Wiring { questions, log: Some(log.control()), heap: heap::profiler() };
-    runtime.block_on(halo_control::node::run(config, shards, wiring, stop.requested()))?;
-    Ok(())
+    let ended = runtime.block_on(halo_control::node::run(config, shards, wiring, stop.requested()));
+    // A rendering or a profile that nobody waits for any more does not hold the process up.
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
+    Ok(ended?)
 }
 
 /// The cores that shards are pinned to: those asked for, or all that the process may use.
@@ -236,27 +249,34 @@ pub fn raise_descriptor_limit() -> std::io::Result<()> {
 }
 
 /// The signals that end the process in order.
-pub(crate) struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
+pub(crate) struct Stop(oneshot::Receiver<()>);
 
 impl Stop {
-    /// From now on the signals are caught. Needs a tokio runtime.
-    pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    /// From now on, and until the process ends, the signals are caught: SIGTERM and the first SIGINT ask it to end, a
+    /// second SIGINT is for `at_once` to end it. Needs a tokio runtime.
+    pub(crate) fn listen(at_once: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (ask, asked) = oneshot::channel();
+        tokio::spawn(async move {
+            let (mut ask, mut interrupts) = (Some(ask), 0);
+            while interrupts < 2 {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => interrupts += 1,
+                }
+                // Nobody listens once the process ends for another reason.
+                let _ = ask.take().map(|ask| ask.send(()));
+            }
+            at_once();
+        });
+        Ok(Self(asked))
     }
 
-    /// Waits for the first of them; a second SIGINT then ends the process at once.
-    pub(crate) async fn requested(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        tokio::spawn(async move {
-            self.interrupt.recv().await;
-            std::process::exit(130);
-        });
+    /// Waits for the first of them.
+    pub(crate) async fn requested(self) {
+        // The sender lives as long as the runtime.
+        let _ = self.0.await;
     }
 }
 
@@ -271,8 +291,9 @@ impl Handles {
         let ask: Ask = Arc::new(move |question| asked.ask(question));
         let count = config.shards_on(cores.len());
         if count > 1 && !config.options.port_reuse {
-            let reason =
-                format!("{count} shards listen on the same ports; set ZTUNNEL_WORKER_THREADS to 1 too");
+            let reason = format!(
+                "{count} shards would share the ports in pods; set ZTUNNEL_WORKER_THREADS to 1 or leave it out"
+            );
             let (variable, value) = ("INPOD_PORT_REUSE".into(), "false".into());
             return Err(ConfigError { variable, value, reason }.into());
         }
@@ -356,6 +377,10 @@ impl Shards for Handles {
         self.ask(|reply| Message::RemovePod(uid.clone(), reply)).await;
     }
 
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
     async fn inspect(&self, view: View) -> Vec<ShardReport> {
         self.ask(|reply| Message::Inspect(view, reply)).await
     }
@@ -381,5 +406,30 @@ fn ring(mode: RingMode) -> RingKind {
         RingMode::Auto => RingKind::Auto,
         RingMode::IoUring => RingKind::IoUring,
         RingMode::Epoll => RingKind::Epoll,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_asks_for_the_end_and_the_second_sigint_comes_through_though_nobody_waits_any_more() {
+        let (told, mut at_once) = oneshot::channel();
+        let stop = Stop::listen(move || told.send(()).unwrap()).unwrap();
+        let mut interrupt = signal(SignalKind::interrupt()).unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        stop.requested().await;
+        raise(Signal::SIGINT).unwrap();
+        interrupt.recv().await;
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        assert!(at_once.try_recv().is_err(), "one SIGINT after a SIGTERM ends the process at once");
+        raise(Signal::SIGINT).unwrap();
+        at_once.await.unwrap();
     }
 }

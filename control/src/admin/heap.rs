@@ -73,13 +73,13 @@ pub(super) async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
     #[derive(Debug, Default)]
-    struct Fake(AtomicBool);
+    pub(crate) struct Fake(AtomicBool);
 
     impl HeapProfiler for Fake {
         fn is_active(&self) -> bool {

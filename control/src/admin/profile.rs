@@ -6,14 +6,16 @@
 mod proto;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder};
 use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::heap::blocking;
+use super::heap::{HeapProfiler, blocking};
 use crate::http::{Answer, Request};
 
 /// How long a profile may take, and takes unless told, s.
@@ -22,8 +24,16 @@ const SECONDS: (u64, u64, u64) = (1, 300, 10);
 /// many busy cores counts too little.
 const FREQUENCY: (u64, u64, u64) = (1, 1000, 100);
 
-/// Takes a profile. The process has one timer, so only one is taken at a time, for whoever holds `turn`.
-pub(super) async fn answer(turn: &Mutex<()>, request: &Request) -> Answer {
+/// Libraries whose code is not walked through: a signal may come while they hold locks that the walk would take.
+const BLOCKLIST: &[&str] = &["libc", "libgcc", "pthread", "vdso"];
+
+/// Takes a profile. The process has one timer, so only one is taken at a time, for whoever holds `turn`; and none while
+/// the allocator takes stacks down, because neither walk may interrupt the other.
+pub(super) async fn answer(
+    turn: &Mutex<()>,
+    heap: Option<Arc<dyn HeapProfiler>>,
+    request: &Request,
+) -> Answer {
     let asked = number(request, "seconds", SECONDS)
         .and_then(|seconds| Ok((seconds, number(request, "frequency", FREQUENCY)?)));
     let (seconds, frequency) = match asked {
@@ -34,7 +44,14 @@ pub(super) async fn answer(turn: &Mutex<()>, request: &Request) -> Answer {
         let text = "a CPU profile is being taken already; try again once it is done\n";
         return Answer::text(StatusCode::CONFLICT, text);
     };
-    let builder = ProfilerGuardBuilder::default().frequency(i32::try_from(frequency).unwrap_or(i32::MAX));
+    if let Some(heap) = heap
+        && spawn_blocking(move || heap.is_active()).await.unwrap_or(true)
+    {
+        let text = "heap profiling is active; end it with /debug/pprof/heap/profiling?activate=false\n";
+        return Answer::text(StatusCode::CONFLICT, text);
+    }
+    let frequency = i32::try_from(frequency).unwrap_or(i32::MAX);
+    let builder = ProfilerGuardBuilder::default().frequency(frequency).blocklist(BLOCKLIST);
     let guard = match builder.build() {
         Ok(guard) => guard,
         Err(error) => return failed(&error),
@@ -166,6 +183,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::admin::heap::tests::Fake;
 
     fn symbol(name: &str, line: u32) -> Symbol {
         Symbol { name: Some(name.into()), addr: None, lineno: Some(line), filename: Some("a.rs".into()) }
@@ -234,12 +252,16 @@ mod tests {
         ] {
             let query = vec![(name.to_owned(), value.to_owned())];
             let request = Request { query, ..Request::default() };
-            let (status, text) = answer(&turn, &request).await.into_parts();
+            let (status, text) = answer(&turn, None, &request).await.into_parts();
             assert_eq!(status, StatusCode::BAD_REQUEST);
             assert!(text.starts_with(&format!("invalid {name} value {value:?}; expected 1-")), "{text}");
         }
-        let _taken = turn.lock().await;
         let request = Request::default();
-        assert_eq!(answer(&turn, &request).await.into_parts().0, StatusCode::CONFLICT);
+        let heap: Arc<dyn HeapProfiler> = Arc::new(Fake::default());
+        heap.activate(true).unwrap();
+        let (status, text) = answer(&turn, Some(heap), &request).await.into_parts();
+        assert_eq!((status, text.contains("heap profiling is active")), (StatusCode::CONFLICT, true));
+        let _taken = turn.lock().await;
+        assert_eq!(answer(&turn, None, &request).await.into_parts().0, StatusCode::CONFLICT);
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn proxy(text: &str) -> Result<(), Reason> {
     match super::raw::boolean(text)? {
         true => Ok(()),
         false => {
-            Err("a node proxy that carries no TCP has nothing to do; take the pods out of the mesh instead"
+            Err("this node proxy does not capture DNS without TCP; leave the variable out, or take the pods out of the mesh"
                 .into())
         }
     }

@@ -68,6 +68,7 @@ pub(super) struct Draft {
     stats_port: u16,
     pub(super) discovery: Option<String>,
     dns: DnsDraft,
+    connection_window: Option<u32>,
 }
 
 /// Largest flow-control window (RFC 9113, section 6.9.1).
@@ -202,8 +203,8 @@ variables! {
         |draft, text| draft.config.limits.ping_timeout_ms = milliseconds(duration_some(text)?);
     "HTTP2_STREAM_WINDOW_SIZE", "4194304", "largest receive window of a stream, bytes",
         |draft, text| draft.config.limits.stream_window_max = number(text, 65_535, WINDOW_MAX)?;
-    "HTTP2_CONNECTION_WINDOW_SIZE", "16777216", "receive window of a tunnel, bytes",
-        |draft, text| draft.config.limits.connection_window = number(text, 65_535, WINDOW_MAX)?;
+    "HTTP2_CONNECTION_WINDOW_SIZE", "16777216, or 4 windows of a stream if they are larger", "receive window of a tunnel, bytes",
+        |draft, text| draft.connection_window = Some(number(text, 65_535, WINDOW_MAX)?);
     "HTTP2_FRAME_SIZE", "1048576", "largest frame that is accepted, bytes",
         |draft, text| draft.config.limits.frame_size_max = number(text, FRAME_SIZE.0, FRAME_SIZE.1)?;
     "CONNECTION_TERMINATION_DEADLINE", "from TERMINATION_GRACE_PERIOD_SECONDS", "how long connections may run on at shutdown",
@@ -214,9 +215,11 @@ variables! {
         "other names of the workloads' trust domain, separated by commas",
         |draft, text| draft.config.trust_domain_aliases = names(text)?;
     "COMPLIANCE_POLICY", "none", "pqc: keys of tunnels are exchanged by X25519MLKEM768 alone",
-        |draft, text| draft.config.options.tls.pqc_only = word(text, &[("pqc", true)])?;
+        |draft, text| draft.config.options.tls.pqc_only =
+            draft.known(("COMPLIANCE_POLICY", text), &[("pqc", true)], (false, "no policy holds"));
     "TLS12_ENABLED", "false", "let peers use TLS 1.2 that do not speak TLS 1.3",
-        |draft, text| draft.config.options.tls.tls12 = boolean(text)?;
+        |draft, text| draft.config.options.tls.tls12 =
+            draft.known(("TLS12_ENABLED", text), &[("true", true), ("false", false)], (false, "TLS 1.2 is not spoken"));
     "KEEPALIVE_ENABLED", "true", "probe silent TCP connections", |draft, text| draft.probes = boolean(text)?;
     "KEEPALIVE_TIME", "180s", "silence before the first probe", |draft, text| draft.keepalive.time_s = probe(text)?;
     "KEEPALIVE_INTERVAL", "180s", "between two probes", |draft, text| draft.keepalive.interval_s = probe(text)?;
@@ -256,8 +259,11 @@ variables! {
     "RUST_LOG", "info", "log filter", |draft, text| draft.config.log_filter = text.into();
     "HALO_METRICS_EXPIRY", "5m", "how long metrics of workloads that are gone are shown after their last use",
         |draft, text| draft.config.metrics_expiry = duration_some(text)?;
-    "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format = log_format(text)?;
+    "LOG_FORMAT", "plain", "form of log lines: plain or json", |draft, text| draft.config.log_format =
+        draft.known(("LOG_FORMAT", text), LOG_FORMATS, (LogFormat::Plain, "lines are plain"));
 }
+
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("plain", LogFormat::Plain), ("json", LogFormat::Json)];
 
 /// Names separated by commas.
 fn names(text: &str) -> Result<Vec<String>, Reason> {
@@ -282,10 +288,6 @@ fn records(text: &str) -> Result<RecordsMode, Reason> {
 
 fn ring(text: &str) -> Result<RingMode, Reason> {
     word(text, &[("auto", RingMode::Auto), ("io_uring", RingMode::IoUring), ("epoll", RingMode::Epoll)])
-}
-
-fn log_format(text: &str) -> Result<LogFormat, Reason> {
-    word(text, &[("plain", LogFormat::Plain), ("json", LogFormat::Json)])
 }
 
 fn address(text: &str) -> Result<SocketAddr, Reason> {
@@ -352,6 +354,7 @@ impl Default for Draft {
             options: Options::default(),
             trust_domain_aliases: Vec::new(),
             application_tunnels_local: true,
+            unknown: Vec::new(),
         };
         Self {
             config,
@@ -380,7 +383,24 @@ impl Default for Draft {
             stats_port: 15_020,
             discovery: None,
             dns: DnsDraft::default(),
+            connection_window: None,
         }
+    }
+}
+
+impl Draft {
+    /// One of a few words. The stock node proxy takes any other for one that it does not know, and starts; so does this
+    /// one, and says what holds.
+    fn known<T: Copy>(
+        &mut self,
+        (variable, text): (&str, &str),
+        words: &[(&str, T)],
+        (otherwise, held): (T, &str),
+    ) -> T {
+        word(text, words).unwrap_or_else(|reason| {
+            self.config.unknown.push(format!("{variable}={text:?}: {reason}; {held}"));
+            otherwise
+        })
     }
 }
 
@@ -500,6 +520,9 @@ fn settle(mut draft: Draft, files: &Files) -> Result<Config, ConfigError> {
     config.options.keepalive = draft.probes.then_some(draft.keepalive);
     config.options.user_timeout_s = draft.user_timeout.then(|| draft.keepalive.total_s());
     let limits = &mut config.limits;
+    // A tunnel whose streams have large windows carries several of them at full speed.
+    let fitting = limits.stream_window_max.saturating_mul(4).min(WINDOW_MAX).max(limits.connection_window);
+    limits.connection_window = draft.connection_window.unwrap_or(fitting);
     if limits.connection_window < limits.stream_window_max {
         let reason = format!("must not be below HTTP2_STREAM_WINDOW_SIZE, {}", limits.stream_window_max);
         return Err(refuse("HTTP2_CONNECTION_WINDOW_SIZE", &limits.connection_window.to_string(), reason));

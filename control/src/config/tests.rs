@@ -5,7 +5,9 @@ use super::*;
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
 fn read(pairs: Pairs<'_>) -> Result<Config, ConfigError> {
-    Config::read(&pairs.iter().copied().collect(), &Overrides::default())
+    let resolv_conf = Some("nameserver 10.96.0.10\n".to_owned());
+    let files = Files { resolv_conf, ..Files::default() };
+    Config::read(&pairs.iter().copied().collect::<Variables>().with_files(files), &Overrides::default())
 }
 
 #[test]
@@ -91,9 +93,6 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
         ("HALO_CORES", "0-3,2", "core 2 is listed twice"),
         ("HALO_RECORDS", "openssl", "sealed or rustls"),
         ("HALO_ADMIN_ADDR", "localhost", "address with its port"),
-        ("LOG_FORMAT", "xml", "plain or json"),
-        ("COMPLIANCE_POLICY", "fips-140-2", "expected pqc"),
-        ("TLS12_ENABLED", "1", "true or false"),
         ("KEEPALIVE_TIME", "500ms", "whole seconds, from 1 to 32767"),
         ("KEEPALIVE_INTERVAL", "10h", "whole seconds, from 1 to 32767"),
         ("KEEPALIVE_RETRIES", "0", "from 1 to 127"),
@@ -108,6 +107,41 @@ fn an_error_names_the_variable_the_value_and_the_reason() {
     }
     let error = read(&[("LOCAL_XDS_PATH", "/a"), ("LOCAL_XDS", "workloads: []")]).unwrap_err();
     assert_eq!(error.variable, "LOCAL_XDS_PATH");
+}
+
+#[test]
+fn what_the_stock_proxy_takes_for_unknown_words_holds_nothing_and_is_warned_of() {
+    for (name, value, expected, held) in [
+        ("COMPLIANCE_POLICY", "fips-140-2", "expected pqc", "no policy holds"),
+        ("TLS12_ENABLED", "1", "expected true or false", "TLS 1.2 is not spoken"),
+        ("LOG_FORMAT", "text", "expected plain or json", "lines are plain"),
+    ] {
+        let config = read(&[(name, value)]).unwrap();
+        let warning = format!("{name}={value:?}: {expected}; {held}");
+        assert_eq!(config.warnings(), [warning]);
+        let unset = read(&[]).unwrap();
+        assert_eq!((config.options, config.log_format), (unset.options, unset.log_format));
+    }
+}
+
+#[test]
+fn large_windows_of_streams_raise_the_window_of_their_tunnel_unless_it_is_set() {
+    let window = |stream| read(&[("HTTP2_STREAM_WINDOW_SIZE", stream)]).unwrap().limits.connection_window;
+    assert_eq!(window("65535"), 16_777_216);
+    assert_eq!(window("33554432"), 4 * 33_554_432);
+    assert_eq!(window("2147483647"), 2_147_483_647);
+    let both = [("HTTP2_STREAM_WINDOW_SIZE", "33554432"), ("HTTP2_CONNECTION_WINDOW_SIZE", "33554431")];
+    let error = read(&both).unwrap_err().to_string();
+    assert!(error.contains("must not be below HTTP2_STREAM_WINDOW_SIZE, 33554432"), "{error}");
+}
+
+#[test]
+fn where_ports_are_not_shared_one_shard_runs_unless_a_number_was_asked_for() {
+    let alone = read(&[("INPOD_PORT_REUSE", "false")]).unwrap();
+    assert_eq!(alone.shards_on(64), 1);
+    assert!(alone.warnings().iter().any(|line| line.contains("so one shard runs")), "{:?}", alone.warnings());
+    let asked = read(&[("INPOD_PORT_REUSE", "false"), ("ZTUNNEL_WORKER_THREADS", "2")]).unwrap();
+    assert_eq!((asked.shards_on(64), asked.warnings()), (2, Vec::new()));
 }
 
 #[test]

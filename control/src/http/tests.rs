@@ -64,3 +64,43 @@ async fn clients_that_send_and_never_read_keep_nobody_out() {
     let answer = rest(ask(address, &["/ready"]).await).await;
     assert!(answer.ends_with("\r\n\r\n/ready"), "{answer}");
 }
+
+#[tokio::test]
+async fn the_oldest_client_that_says_nothing_gives_way_to_the_next_and_one_that_is_served_does_not() {
+    let places = Arc::new(Semaphore::new(2));
+    let (listener, address) = listen("test", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (release, released) = tokio::sync::watch::channel(false);
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let accepting = places.clone();
+    tokio::spawn(async move { accept(&listener, Held { begun, released }, &accepting).await });
+    let served = ask(address, &["/held"]).await;
+    timeout(DEADLINE, begins.recv()).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    // The header deadline is not what ends them: the next one is served while they would still have time.
+    for stream in silent.drain(..2) {
+        assert_eq!(rest(stream).await, "");
+    }
+    let next = ask(address, &["/next"]).await;
+    timeout(DEADLINE, begins.recv()).await.unwrap();
+    assert_eq!(rest(silent.remove(0)).await, "");
+    release.send(true).unwrap();
+    assert!(rest(served).await.ends_with("\r\n\r\n/held") && rest(next).await.ends_with("\r\n\r\n/next"));
+}
+
+/// Tells of each request, and answers it once it may.
+#[derive(Clone)]
+struct Held {
+    begun: tokio::sync::mpsc::UnboundedSender<()>,
+    released: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Service for Held {
+    async fn answer(&self, request: Request) -> Answer {
+        self.begun.send(()).unwrap();
+        drop(self.released.clone().wait_for(|released| *released).await);
+        Answer::text(StatusCode::OK, request.path)
+    }
+}

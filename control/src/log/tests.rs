@@ -1,8 +1,12 @@
-use std::sync::{Arc, Mutex};
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
 use super::*;
+use crate::testing::DEADLINE;
 
 /// What was written.
 #[derive(Clone, Default)]
@@ -17,6 +21,11 @@ impl Write for Written {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+impl Output for Written {
+    /// Long enough for a machine that has other things to do.
+    const FLUSH_MAX: Duration = DEADLINE;
 }
 
 impl Written {
@@ -107,6 +116,10 @@ fn a_reader_that_does_not_read_costs_lines_and_nothing_else() {
             Ok(())
         }
     }
+    impl Output for Stuck {
+        // Nothing is waited for that cannot come.
+        const FLUSH_MAX: Duration = Duration::ZERO;
+    }
     let (release, stuck) = std::sync::mpsc::channel();
     let (log, subscriber) = Log::to(Stuck(stuck), "info", LogFormat::Plain).unwrap();
     tracing::subscriber::with_default(subscriber, || {
@@ -116,6 +129,57 @@ fn a_reader_that_does_not_read_costs_lines_and_nothing_else() {
     });
     assert!(log.dropped() > 1000);
     drop(release);
+}
+
+#[test]
+fn an_output_without_room_is_waited_for_and_one_that_fails_is_counted() {
+    /// Takes a byte at a time, and none but every second time; fails once it is told to.
+    #[derive(Clone, Default)]
+    struct Narrow {
+        written: Written,
+        full: Arc<AtomicBool>,
+        broken: Arc<AtomicBool>,
+    }
+    impl Write for Narrow {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            if self.broken.load(SeqCst) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            match self.full.load(SeqCst) {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => {
+                    self.full.store(true, SeqCst);
+                    self.written.write(&text[..1])
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Output for Narrow {
+        const FLUSH_MAX: Duration = DEADLINE;
+
+        fn wait(&self) -> io::Result<()> {
+            self.full.store(false, SeqCst);
+            Ok(())
+        }
+    }
+    let narrow = Narrow::default();
+    let (log, subscriber) = Log::to(narrow.clone(), "info", LogFormat::Plain).unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        warn!(target: "access", "slow");
+        log.flusher()();
+        assert_eq!(
+            (narrow.written.lines(), log.control().losses().failed()),
+            (vec!["warn\taccess\tslow\t".to_owned()], 0)
+        );
+        narrow.broken.store(true, SeqCst);
+        warn!(target: "access", "lost");
+        log.flusher()();
+    });
+    assert_eq!((narrow.written.lines().len(), log.control().losses().failed()), (1, 1));
 }
 
 #[test]

@@ -76,7 +76,7 @@ async fn start(
     });
     let config = config.await?;
     let handshake = Handshake::server(&config).map_err(|error| error.reason())?;
-    let secured = dial::secure(shard, socket.into(), handshake).await?;
+    let secured = dial::secure(shard, socket.into(), (handshake, Direction::Inbound)).await?;
     if pod.is_gone() {
         return Err(Reason::WorkloadGone);
     }

@@ -152,9 +152,6 @@ impl Shard {
     /// Counts a connection that was refused before its ends were known, and tells of it where people should know.
     pub(crate) fn ended(&self, subject: Subject<'_>, reason: Reason) {
         self.counters.closed(reason);
-        if reason == Reason::CertRevoked && subject.direction == Direction::Inbound {
-            self.telemetry.crl_rejected_inbound();
-        }
         if !self.access.wants(Event::Refused) {
             return;
         }
@@ -309,13 +306,14 @@ impl Shard {
         self.revocations.replace(lists);
         self.tls.borrow_mut().clear();
         for tunnel in self.tunnels_where(|tunnel| tunnel.ended().is_none() && self.revoked(&tunnel.peer)) {
-            self.counters.crl_rejections.increment();
             tunnel.revoke();
-            match &tunnel.side {
-                Side::Outbound(id) => self.retire_tunnel(*id),
-                Side::Inbound(_) => self.telemetry.crl_rejected_inbound(),
-                Side::Inner(_) => {}
+            if let Side::Outbound(id) = &tunnel.side {
+                self.retire_tunnel(*id);
             }
+            self.telemetry.crl_rejected(match &tunnel.side {
+                Side::Inbound(_) => Direction::Inbound,
+                Side::Outbound(_) | Side::Inner(_) => Direction::Outbound,
+            });
         }
     }
 

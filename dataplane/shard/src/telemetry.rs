@@ -45,7 +45,7 @@ pub(crate) struct Telemetry {
     told_count: Cell<usize>,
     series: RefCell<HashMap<Arc<Labels>, Rc<Series>>>,
     sockets: Cell<ByDirection>,
-    crl_rejections_inbound: Cell<u64>,
+    crl_rejections: Cell<ByDirection>,
 }
 
 /// Two ends that talk.
@@ -114,7 +114,7 @@ impl Telemetry {
             told_count: Cell::new(0),
             series: RefCell::default(),
             sockets: Cell::default(),
-            crl_rejections_inbound: Cell::new(0),
+            crl_rejections: Cell::default(),
         }
     }
 
@@ -147,9 +147,12 @@ impl Telemetry {
         self.sockets.set(sockets);
     }
 
-    /// A client's tunnel was refused or cut because a certificate is revoked.
-    pub(crate) fn crl_rejected_inbound(&self) {
-        add(&self.crl_rejections_inbound, 1);
+    /// A tunnel was refused or cut because its peer's certificate is revoked, as our lists have it.
+    pub(crate) fn crl_rejected(&self, direction: Direction) {
+        self.counters.crl_rejections.increment();
+        let mut rejections = self.crl_rejections.get();
+        *rejections.of(direction) += 1;
+        self.crl_rejections.set(rejections);
     }
 
     /// Sockets that clients have open.
@@ -159,8 +162,7 @@ impl Telemetry {
 
     /// Tunnels refused or cut because a certificate is revoked.
     pub(crate) fn crl_rejections(&self) -> ByDirection {
-        let inbound = self.crl_rejections_inbound.get();
-        ByDirection { inbound, outbound: self.counters.crl_rejections.total().saturating_sub(inbound) }
+        self.crl_rejections.get()
     }
 
     /// Every series.

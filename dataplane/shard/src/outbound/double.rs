@@ -12,6 +12,7 @@ use halo_core::hbone::{HboneSession, OpenError, SessionConfig};
 use halo_core::id::Identity;
 use halo_core::labels::{Party, Told};
 use halo_core::outcome::Reason;
+use halo_core::report::Direction;
 use halo_core::resolve::HboneRoute;
 
 use super::stream::{self, Answered};
@@ -38,7 +39,7 @@ pub(super) async fn open(
     let snapshot = shard.snapshot();
     let config = shard.tls_of(&snapshot, &decided.source.identity()).ok_or(Reason::NoCertificate)?;
     let handshake = Handshake::client(&config, accepted.clone()).map_err(|error| error.reason())?;
-    let secured = dial::secure(shard, transport, handshake).await?;
+    let secured = dial::secure(shard, transport, (handshake, Direction::Outbound)).await?;
     if ask.pod.is_gone() {
         return Err(Reason::WorkloadGone);
     }

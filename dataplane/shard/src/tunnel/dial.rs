@@ -7,6 +7,7 @@ use std::time::Instant;
 use halo_core::hbone::{HboneSession, SessionConfig};
 use halo_core::outcome::Reason;
 use halo_core::pool::{PoolKey, TunnelId};
+use halo_core::report::Direction;
 
 use super::transport::Reader;
 use super::{Secured, Side, Start, Transport, Tunnel};
@@ -58,7 +59,7 @@ async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunne
         Reason::ConnectTimeout => Reason::HboneTimeout,
         other => other,
     })?;
-    let secured = secure(shard, socket.into(), handshake).await?;
+    let secured = secure(shard, socket.into(), (handshake, Direction::Outbound)).await?;
     if pod.is_gone() {
         return Err(Reason::WorkloadGone);
     }
@@ -71,9 +72,9 @@ async fn dial(shard: &Rc<Shard>, id: TunnelId, key: &PoolKey) -> Result<Rc<Tunne
 pub(crate) async fn secure(
     shard: &Rc<Shard>,
     transport: Transport,
-    handshake: Handshake,
+    (handshake, direction): (Handshake, Direction),
 ) -> Result<Secured, Reason> {
-    let secured = shake(shard, transport, handshake).await;
+    let secured = shake(shard, transport, (handshake, direction)).await;
     match &secured {
         Ok(_) => shard.counters.handshakes.increment(),
         Err(_) => shard.counters.handshakes_failed.increment(),
@@ -84,7 +85,7 @@ pub(crate) async fn secure(
 async fn shake(
     shard: &Rc<Shard>,
     mut transport: Transport,
-    mut handshake: Handshake,
+    (mut handshake, direction): (Handshake, Direction),
 ) -> Result<Secured, Reason> {
     let closer = transport.closer();
     let expired = Rc::new(Cell::new(false));
@@ -109,7 +110,7 @@ async fn shake(
         match progress {
             Ok(Progress::Done) => break,
             Ok(Progress::NeedInput) => {}
-            Err(error) => return Err(refused(shard, error)),
+            Err(error) => return Err(refused(shard, direction, error)),
         }
         if input.len() == input.capacity() {
             input.reserve(HANDSHAKE_READ);
@@ -124,16 +125,16 @@ async fn shake(
     if shard.revoked(&peer) {
         // The lists have changed since the handshake began, or another list of the same issuer names it.
         transport.closer().abort();
-        return Err(refused(shard, TlsError::PeerCertificate(CertificateFault::Revoked)));
+        return Err(refused(shard, direction, TlsError::PeerCertificate(CertificateFault::Revoked)));
     }
     let (records, identity) = handshake.finish(shard.records).map_err(|error| error.reason())?;
     Ok(Secured { transport, records, identity, peer, leftover: input })
 }
 
 /// The reason for a handshake that failed, counted where a revocation is behind it.
-fn refused(shard: &Shard, error: TlsError) -> Reason {
+fn refused(shard: &Shard, direction: Direction, error: TlsError) -> Reason {
     if error == TlsError::PeerCertificate(CertificateFault::Revoked) {
-        shard.counters.crl_rejections.increment();
+        shard.telemetry.crl_rejected(direction);
     }
     error.reason()
 }

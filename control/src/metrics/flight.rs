@@ -1,0 +1,158 @@
+//! One rendering of metrics at a time. Anybody in the cluster may ask for them, and to put them together costs every
+//! shard a turn and the process memory: whoever asks meanwhile waits, and shares what is fresh enough.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::{Encoding, Format};
+
+/// How old a body may be that is shared with whoever asks.
+const SHARED_MAX: Duration = Duration::from_secs(1);
+
+/// The form and the coding of a body.
+pub(crate) type Form = (Format, Encoding);
+
+/// The turn to render, and what was rendered of late.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flight(Arc<Mutex<Vec<Rendered>>>);
+
+#[derive(Debug)]
+struct Rendered {
+    form: Form,
+    /// When its values began to be collected.
+    begun: Instant,
+    body: Bytes,
+}
+
+/// What a wait for the turn comes to.
+pub(crate) enum Turn {
+    /// A body that is fresh enough.
+    Fresh(Bytes),
+    /// The turn to render one.
+    Own(Rendering),
+}
+
+/// The turn: as long as it lives, nobody else renders.
+pub(crate) struct Rendering {
+    form: Form,
+    begun: Instant,
+    turn: OwnedMutexGuard<Vec<Rendered>>,
+}
+
+impl Flight {
+    /// Waits for the turn. A body will do that began to be collected since, or a moment ago.
+    pub(crate) async fn turn(&self, form: Form) -> Turn {
+        self.turn_by(form, Instant::now).await
+    }
+
+    async fn turn_by(&self, form: Form, now: impl Fn() -> Instant) -> Turn {
+        let asked = now();
+        let mut turn = self.0.clone().lock_owned().await;
+        let begun = now();
+        let is_fresh = |begun_of: Instant| begun_of >= asked || begun.duration_since(begun_of) < SHARED_MAX;
+        turn.retain(|rendered| is_fresh(rendered.begun));
+        match turn.iter().find(|rendered| rendered.form == form) {
+            Some(fresh) => Turn::Fresh(fresh.body.clone()),
+            None => Turn::Own(Rendering { form, begun, turn }),
+        }
+    }
+}
+
+impl Rendering {
+    /// Ends the turn with a body for those who wait.
+    pub(crate) fn finish(mut self, body: Vec<u8>) -> Bytes {
+        let body = Bytes::from(body);
+        let form = self.form;
+        self.turn.retain(|rendered| rendered.form != form);
+        self.turn.push(Rendered { form, begun: self.begun, body: body.clone() });
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use super::*;
+
+    const TEXT: Form = (Format::Prometheus, Encoding::Identity);
+    const OPEN: Form = (Format::OpenMetrics, Encoding::Identity);
+
+    /// A flight by a clock that the test moves.
+    struct Timed {
+        flight: Flight,
+        now: Cell<Instant>,
+    }
+
+    impl Timed {
+        fn new() -> Self {
+            Self { flight: Flight::default(), now: Cell::new(Instant::now()) }
+        }
+
+        fn pass(&self, time: Duration) {
+            self.now.set(self.now.get() + time);
+        }
+
+        async fn turn(&self, form: Form) -> Turn {
+            self.flight.turn_by(form, || self.now.get()).await
+        }
+
+        async fn own(&self, form: Form) -> Rendering {
+            match self.turn(form).await {
+                Turn::Own(rendering) => rendering,
+                Turn::Fresh(body) => panic!("{body:?} is shared"),
+            }
+        }
+
+        async fn fresh(&self, form: Form) -> Bytes {
+            match self.turn(form).await {
+                Turn::Fresh(body) => body,
+                Turn::Own(_) => panic!("nothing is shared"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_shared_for_a_moment_in_its_form_alone() {
+        let timed = Timed::new();
+        timed.own(TEXT).await.finish(b"one".to_vec());
+        assert_eq!(timed.fresh(TEXT).await, "one");
+        timed.own(OPEN).await.finish(b"open".to_vec());
+        assert_eq!((timed.fresh(TEXT).await, timed.fresh(OPEN).await), ("one".into(), "open".into()));
+        timed.pass(SHARED_MAX);
+        timed.own(TEXT).await.finish(b"two".to_vec());
+        assert_eq!(timed.fresh(TEXT).await, "two");
+    }
+
+    #[tokio::test]
+    async fn one_renders_while_others_wait_and_they_share_what_began_after_they_asked() {
+        let timed = Timed::new();
+        let first = timed.own(TEXT).await;
+        timed.pass(SHARED_MAX);
+        let (mut second, mut third) = (pin!(timed.turn(TEXT)), pin!(timed.turn(TEXT)));
+        poll_fn(|context| {
+            assert!(second.as_mut().poll(context).is_pending() && third.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        timed.pass(SHARED_MAX);
+        first.finish(b"too old".to_vec());
+        let Turn::Own(next) = second.await else { panic!("what began before is shared") };
+        timed.pass(2 * SHARED_MAX);
+        next.finish(b"new".to_vec());
+        assert!(matches!(third.await, Turn::Fresh(body) if body == "new"));
+    }
+
+    #[tokio::test]
+    async fn a_rendering_that_is_given_up_passes_the_turn_on() {
+        let timed = Timed::new();
+        drop(timed.own(TEXT).await);
+        timed.own(TEXT).await.finish(b"one".to_vec());
+    }
+}

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::http::{Answer, Request, Service};
 use crate::log::LogControl;
 use crate::metrics::flight::Flight;
+use crate::metrics::kept::Kept;
 use crate::node::sources::Sources;
 use crate::pods::{PodTotals, Pods};
 use crate::publish::Publisher;
@@ -57,6 +58,8 @@ pub(crate) struct Node<S> {
     pub(crate) heap: Option<Arc<dyn HeapProfiler>>,
     /// Who renders metrics, and for whom.
     pub(crate) rendering: Flight,
+    /// What shards have counted and forgotten.
+    pub(crate) kept: Arc<std::sync::Mutex<Kept>>,
     /// Held while the mesh is written down for a dump.
     pub(crate) dumping: Arc<Mutex<()>>,
     /// Held while a CPU profile is taken.

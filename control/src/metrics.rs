@@ -4,6 +4,7 @@
 mod connections;
 mod dns;
 pub(crate) mod flight;
+pub(crate) mod kept;
 mod process;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -11,7 +12,7 @@ pub(crate) mod text;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -71,12 +72,16 @@ impl<S: Shards> Node<S> {
     }
 
     async fn render(&self, (format, encoding): Form, turn: Rendering) -> io::Result<Bytes> {
-        let reports = self.reports(View::Series).await;
+        let mut reports = self.reports(View::Series).await;
+        let kept = self.kept.clone();
         let mut text = Text::new(format);
         self.control_metrics(&mut text);
         process::runtime(&mut text);
         // Many series take a while to write down; the control thread has other things to do meanwhile.
         let written = spawn_blocking(move || {
+            if reports.complete {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).settle(&mut reports.all);
+            }
             shards(&mut text, reports);
             process::descriptors(&mut text);
             Ok(turn.finish(encoding.encode(text.finish().into_bytes())?))

@@ -279,6 +279,7 @@ fn start<S: Shards>(
         log,
         heap,
         rendering: Flight::default(),
+        kept: Arc::default(),
         dumping: Arc::default(),
         profiling: Mutex::default(),
         quit,

@@ -56,19 +56,23 @@ fn queries(text: &mut Text, all: &BTreeMap<String, DnsSeries>) {
 fn merged(reports: &[ShardReport]) -> BTreeMap<String, DnsSeries> {
     let mut all: BTreeMap<String, DnsSeries> = BTreeMap::new();
     for series in reports.iter().flat_map(|report| &report.dns) {
-        let sum = all.entry(labels(series)).or_default();
-        sum.requests += series.requests;
-        sum.forwarded += series.forwarded;
-        sum.failed += series.failed;
-        sum.duration_s += series.duration_s;
-        for (total, more) in sum.buckets.iter_mut().zip(series.buckets) {
-            *total += more;
-        }
+        add(all.entry(labels(series)).or_default(), series);
     }
     all
 }
 
-fn labels(series: &DnsSeries) -> String {
+/// Adds what was counted under the same labels.
+pub(super) fn add(sum: &mut DnsSeries, series: &DnsSeries) {
+    sum.requests += series.requests;
+    sum.forwarded += series.forwarded;
+    sum.failed += series.failed;
+    sum.duration_s += series.duration_s;
+    for (total, more) in sum.buckets.iter_mut().zip(series.buckets) {
+        *total += more;
+    }
+}
+
+pub(super) fn labels(series: &DnsSeries) -> String {
     let mut text =
         format!("request_query_type=\"{}\",request_protocol=\"{}\"", series.query_type, series.protocol);
     for (name, value) in [

@@ -115,7 +115,8 @@ impl<S: Shards> Node<S> {
         text.gauge("halo_services", "Services known.", snapshot.services.len() as u64);
         text.gauge("halo_policies", "Policies known.", snapshot.policies.len() as u64);
         let not_understood = snapshot.policies.not_understood() as u64;
-        let help = "Policies of which a part is not understood, so that they admit nobody by it.";
+        let help =
+            "Policies of which a part is not understood: an ALLOW admits nobody by it, a DENY refuses by it.";
         text.gauge("halo_policies_not_understood", help, not_understood);
         let certificates = node.certificates.borrow().clone();
         let valid = certificates.iter().filter(|(_, state)| matches!(state, State::Available(_))).count();

@@ -270,8 +270,9 @@ impl Client {
         self.tell_rejected(&rejected);
         for (policy, what) in not_understood.iter().take(NAMED_MAX) {
             let (policy, what) = (cut(policy, NAME_LEN_MAX), cut(what, REASON_LEN_MAX));
-            if let Some(left_out) = self.told.now(what, Instant::now()) {
-                warn!(policy, what, left_out, "a part of a policy is not understood; it admits nobody by it");
+            if let Some(left_out) = self.told.now(&format!("{policy}: {what}"), Instant::now()) {
+                let text = "a part of a policy is not understood; an ALLOW admits nobody by it, a DENY refuses by it";
+                warn!(policy, what, left_out, "{text}");
             }
         }
         self.publish(edits).await?;

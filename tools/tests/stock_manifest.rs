@@ -148,9 +148,6 @@ fn the_stock_manifest_starts_this_binary_unchanged() {
 }
 
 fn profiles_are_taken_while_traffic_flows(node: &Node, client: &Client, target: SocketAddr) {
-    assert_eq!(told(node, "GET", "/debug/pprof/heap").0, 500);
-    let (status, text) = told(node, "GET", "/debug/pprof/heap/profiling?activate=true");
-    assert_eq!((status, text.as_str()), (200, "heap profiling active: true\n"));
     let plan = LoadPlan { target, connections: 4, seconds: 2.0 };
     let (load, profile) = std::thread::scope(|scope| {
         let load = scope.spawn(|| client.load(&plan).unwrap());
@@ -160,6 +157,12 @@ fn profiles_are_taken_while_traffic_flows(node: &Node, client: &Client, target: 
     assert!(load.requests > 0 && load.errors == 0, "{load:?}");
     assert_eq!(profile.status(), Some(200), "{}", profile.text());
     assert!(holds(&profile.body, b"shard-0"), "the profile names no shard");
+    assert_eq!(told(node, "GET", "/debug/pprof/heap").0, 500);
+    let (status, text) = told(node, "GET", "/debug/pprof/heap/profiling?activate=true");
+    assert_eq!((status, text.as_str()), (200, "heap profiling active: true\n"));
+    // Both unwind stacks in their own way; one at a time.
+    assert_eq!(told(node, "GET", "/debug/pprof/profile?seconds=1").0, 409);
+    assert_eq!(client.load(&plan).unwrap().errors, 0);
     let heap = request(node, "GET", "/debug/pprof/heap");
     assert_eq!(heap.status(), Some(200), "{}", heap.text());
     assert!(holds(&heap.body, b"inuse_space"));

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use halo::lab::node::NodeProxy;
-use halo::lab::process::Process;
+use halo::lab::process::{Process, wait_for};
 use halo::lab::{LabError, Result};
 
 use super::figures::Figure;
@@ -34,6 +34,8 @@ const CHANGE_MAX: Duration = Duration::from_secs(60);
 /// Size of a request, connections that carry them, and requests a second.
 const REQUEST: usize = 1024;
 const CONNECTIONS: usize = 8;
+/// Until the node tells of a tunnel that carries requests.
+const TUNNEL_MAX: Duration = Duration::from_secs(10);
 const REQUESTS_PER_SECOND: u32 = 500;
 
 fn us(time: Duration) -> f64 {
@@ -150,9 +152,12 @@ pub(super) fn traffic(plan: &Plan, stage: &Stage, feed: &Feed, node: &NodeProxy)
     };
     client.send(&Load::Prepare(work))?;
     client.ready(ANSWER_MAX)?;
-    if metric(node, "halo_shard_tunnels")? < 1.0 {
-        return Err(fault(&node.process, "carries requests without a tunnel".into()));
-    }
+    // What it tells of may be a moment old.
+    let tunnels = wait_for("a tunnel", TUNNEL_MAX, || match metric(node, "halo_shard_tunnels") {
+        Ok(tunnels) if tunnels >= 1.0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    tunnels.map_err(|_| fault(&node.process, "carries requests without a tunnel".into()))?;
     let seconds = plan.seconds / f64::from(plan.turns);
     let (mut quiet, mut busy, mut changes) = (Vec::new(), Vec::new(), 0);
     let adopted = metric(node, ADOPTED)?;

@@ -81,7 +81,6 @@ impl Peer {
             ("LOCAL_XDS_PATH".to_owned(), mesh.path().into()),
             ("XDS_ADDRESS".to_owned(), text("")),
             ("CA_ADDRESS".to_owned(), text("")),
-            ("FAKE_CA".to_owned(), text("true")),
             ("CLUSTER_ID".to_owned(), text("Kubernetes")),
             ("IPV6_ENABLED".to_owned(), text(&has_ipv6().to_string())),
             ("RUST_LOG".to_owned(), text("warn")),
@@ -89,6 +88,12 @@ impl Peer {
         let workers = self.workers.map(|workers| text(&workers.to_string()));
         environment.extend(workers.map(|workers| ("ZTUNNEL_WORKER_THREADS".to_owned(), workers)));
         let more = self.options.environment.iter();
+        // The stock proxy issues certificates by itself only when it is told to, and others refuse to be told.
+        let has_authority =
+            more.clone().any(|(name, _)| matches!(name.as_str(), "CA_ADDRESS" | "HALO_CA_DIR"));
+        if !has_authority {
+            environment.push(("FAKE_CA".to_owned(), text("true")));
+        }
         environment.extend(more.map(|(name, value)| (name.clone(), text(value))));
         lab.spawn(Spec {
             name: node.name.clone(),

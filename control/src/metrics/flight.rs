@@ -9,7 +9,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{Encoding, Format};
 
-/// How old a body may be that is shared with whoever asks.
+/// How old a body may be that is shared with whoever asks: so many times as old as its rendering took, so that no more
+/// than a fifth of the time goes into it, and never older than this.
+const SHARED_TIMES: u32 = 5;
 const SHARED_MAX: Duration = Duration::from_secs(1);
 
 /// The form and the coding of a body.
@@ -24,6 +26,8 @@ struct Rendered {
     form: Form,
     /// When its values began to be collected.
     begun: Instant,
+    /// Until when it is shared.
+    until: Instant,
     body: Bytes,
 }
 
@@ -52,8 +56,7 @@ impl Flight {
         let asked = now();
         let mut turn = self.0.clone().lock_owned().await;
         let begun = now();
-        let is_fresh = |begun_of: Instant| begun_of >= asked || begun.duration_since(begun_of) < SHARED_MAX;
-        turn.retain(|rendered| is_fresh(rendered.begun));
+        turn.retain(|rendered| rendered.begun >= asked || begun < rendered.until);
         match turn.iter().find(|rendered| rendered.form == form) {
             Some(fresh) => Turn::Fresh(fresh.body.clone()),
             None => Turn::Own(Rendering { form, begun, turn }),
@@ -63,11 +66,16 @@ impl Flight {
 
 impl Rendering {
     /// Ends the turn with a body for those who wait.
-    pub(crate) fn finish(mut self, body: Vec<u8>) -> Bytes {
+    pub(crate) fn finish(self, body: Vec<u8>) -> Bytes {
+        self.finish_at(body, Instant::now())
+    }
+
+    fn finish_at(mut self, body: Vec<u8>, now: Instant) -> Bytes {
+        let shared = (now.saturating_duration_since(self.begun) * SHARED_TIMES).min(SHARED_MAX);
         let body = Bytes::from(body);
         let form = self.form;
         self.turn.retain(|rendered| rendered.form != form);
-        self.turn.push(Rendered { form, begun: self.begun, body: body.clone() });
+        self.turn.push(Rendered { form, begun: self.begun, until: self.begun + shared, body: body.clone() });
         body
     }
 }
@@ -103,6 +111,12 @@ mod tests {
             self.flight.turn_by(form, || self.now.get()).await
         }
 
+        /// Ends a rendering that took as long as one does that is shared for the longest time.
+        fn finish(&self, rendering: Rendering, body: &str) {
+            self.pass(SHARED_MAX / SHARED_TIMES);
+            rendering.finish_at(body.as_bytes().to_vec(), self.now.get());
+        }
+
         async fn own(&self, form: Form) -> Rendering {
             match self.turn(form).await {
                 Turn::Own(rendering) => rendering,
@@ -121,12 +135,12 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_shared_for_a_moment_in_its_form_alone() {
         let timed = Timed::new();
-        timed.own(TEXT).await.finish(b"one".to_vec());
+        timed.finish(timed.own(TEXT).await, "one");
         assert_eq!(timed.fresh(TEXT).await, "one");
-        timed.own(OPEN).await.finish(b"open".to_vec());
+        timed.finish(timed.own(OPEN).await, "open");
         assert_eq!((timed.fresh(TEXT).await, timed.fresh(OPEN).await), ("one".into(), "open".into()));
         timed.pass(SHARED_MAX);
-        timed.own(TEXT).await.finish(b"two".to_vec());
+        timed.finish(timed.own(TEXT).await, "two");
         assert_eq!(timed.fresh(TEXT).await, "two");
     }
 
@@ -142,17 +156,24 @@ mod tests {
         })
         .await;
         timed.pass(SHARED_MAX);
-        first.finish(b"too old".to_vec());
+        timed.finish(first, "too old");
         let Turn::Own(next) = second.await else { panic!("what began before is shared") };
         timed.pass(2 * SHARED_MAX);
-        next.finish(b"new".to_vec());
+        timed.finish(next, "new");
         assert!(matches!(third.await, Turn::Fresh(body) if body == "new"));
+    }
+
+    #[tokio::test]
+    async fn what_took_no_time_is_not_shared() {
+        let timed = Timed::new();
+        timed.own(TEXT).await.finish_at(b"one".to_vec(), timed.now.get());
+        timed.finish(timed.own(TEXT).await, "two");
     }
 
     #[tokio::test]
     async fn a_rendering_that_is_given_up_passes_the_turn_on() {
         let timed = Timed::new();
         drop(timed.own(TEXT).await);
-        timed.own(TEXT).await.finish(b"one".to_vec());
+        timed.finish(timed.own(TEXT).await, "one");
     }
 }

@@ -39,6 +39,34 @@ impl Identity {
     }
 }
 
+/// A workload's trust domain and its other names, as a mesh has them that was renamed, or joined with another.
+#[derive(Debug, Clone, Copy)]
+pub struct TrustDomains<'a> {
+    /// The trust domain.
+    pub own: &'a str,
+    /// Its other names.
+    pub aliases: &'a [Arc<str>],
+}
+
+impl TrustDomains<'_> {
+    /// Whether `domain` is the own trust domain, or another name of it.
+    pub fn contains(&self, domain: &str) -> bool {
+        self.own == domain || self.aliases.iter().any(|alias| **alias == *domain)
+    }
+
+    /// Whether two names are of the same trust domain. An alias stands for the own one and for no other.
+    pub fn same(&self, one: &str, other: &str) -> bool {
+        one == other || (self.contains(one) && self.contains(other))
+    }
+
+    /// Whether two identities are the same workload identity under any name of its trust domain.
+    pub fn same_identity(&self, one: &Identity, other: &Identity) -> bool {
+        one.namespace == other.namespace
+            && one.service_account == other.service_account
+            && self.same(&one.trust_domain, &other.trust_domain)
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
@@ -73,6 +101,36 @@ mod tests {
         assert_eq!(identity.to_string(), "spiffe://cluster.local/ns/shop/sa/cart");
         assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
         assert!("spiffe:///ns/shop/sa/cart".parse::<Identity>().is_ok());
+    }
+
+    #[test]
+    fn an_alias_stands_for_the_own_trust_domain_and_for_no_other() {
+        let aliases = ["old".into(), "older".into()];
+        let domains = TrustDomains { own: "td", aliases: &aliases };
+        for (presented, accepted, same) in [
+            ("td", "td", true),
+            ("old", "td", true),
+            ("td", "old", true),
+            ("older", "old", true),
+            ("far", "far", true),
+            ("far", "td", false),
+            ("td", "far", false),
+            ("old", "far", false),
+            ("far", "old", false),
+        ] {
+            let presented = Identity::new(presented, "shop", "cart");
+            assert_eq!(
+                domains.same_identity(&presented, &Identity::new(accepted, "shop", "cart")),
+                same,
+                "{accepted}"
+            );
+            for other in [Identity::new(accepted, "shop", "other"), Identity::new(accepted, "other", "cart")]
+            {
+                assert!(!domains.same_identity(&presented, &other));
+            }
+        }
+        assert_eq!(["td", "old", "far"].map(|domain| domains.contains(domain)), [true, true, false]);
+        assert!(!TrustDomains { own: "td", aliases: &[] }.contains("old"));
     }
 
     #[test]

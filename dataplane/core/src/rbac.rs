@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::id::Identity;
+use crate::id::{Identity, TrustDomains};
 use crate::outcome::Reason;
 use crate::policy::{Action, Clause, Match, Policy, Scope, StringMatch};
 use crate::snapshot::{Mesh, Snapshot};
@@ -161,7 +161,8 @@ impl<'a> Subject<'a> {
             format!("{domain}/ns/{}/sa/{}", identity.namespace, identity.service_account)
         };
         let own = &connection.workload.trust_domain;
-        let renamed = connection.identity.filter(|one| mesh.same_trust_domain(&one.trust_domain, own));
+        let trusted = TrustDomains { own, aliases: &mesh.trust_domain_aliases };
+        let renamed = connection.identity.filter(|one| trusted.contains(&one.trust_domain));
         let aliases = renamed.into_iter().flat_map(|identity| {
             let domains = mesh.trust_domain_aliases.iter().chain([own]);
             let others = domains.filter(|domain| **domain != identity.trust_domain);

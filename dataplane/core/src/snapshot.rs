@@ -47,26 +47,6 @@ pub struct Mesh {
     pub application_tunnels_local: bool,
 }
 
-impl Mesh {
-    /// Whether a peer of trust domain `peer` counts as one of `own`, the trust domain of a workload of this node: it is the
-    /// same one, or an alias.
-    pub fn same_trust_domain(&self, peer: &str, own: &str) -> bool {
-        peer == own || self.trust_domain_aliases.iter().any(|alias| **alias == *peer)
-    }
-
-    /// Whether a peer that presents an identity is the one that is accepted, to a workload of the trust domain `own`: the
-    /// same one, or the same namespace and service account where both trust domains count as `own`. An alias stands for the
-    /// own trust domain and for no other.
-    pub fn same_identity(&self, presented: &Identity, accepted: &Identity, own: &str) -> bool {
-        let same_domain = presented.trust_domain == accepted.trust_domain
-            || (self.same_trust_domain(&presented.trust_domain, own)
-                && self.same_trust_domain(&accepted.trust_domain, own));
-        same_domain
-            && presented.namespace == accepted.namespace
-            && presented.service_account == accepted.service_account
-    }
-}
-
 /// One generation of the mesh.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {

@@ -47,7 +47,7 @@ impl Reply {
     /// What a client is told of a connection that failed.
     pub fn of(reason: Reason) -> Self {
         match (reason, reason.outcome().flag) {
-            (_, ResponseFlag::Deny) | (Reason::OwnPort, _) => Self::NotAllowed,
+            (_, ResponseFlag::Deny) | (Reason::PolicyAtPeer | Reason::OwnPort, _) => Self::NotAllowed,
             (Reason::ConnectFailed | Reason::PeerUnavailable, _) => Self::Refused,
             (
                 Reason::HostUnresolved

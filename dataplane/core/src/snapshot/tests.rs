@@ -328,28 +328,3 @@ proptest! {
         prop_assert_eq!(newer.removed_since(&newer.clone()).count(), 0);
     }
 }
-
-#[test]
-fn an_alias_stands_for_the_own_trust_domain_and_for_no_other() {
-    let mesh = Mesh { trust_domain_aliases: ["old".into(), "older".into()].into(), ..Default::default() };
-    for (presented, accepted, same) in [
-        ("td", "td", true),
-        ("old", "td", true),
-        ("td", "old", true),
-        ("older", "old", true),
-        ("far", "far", true),
-        ("far", "td", false),
-        ("td", "far", false),
-        ("old", "far", false),
-        ("far", "old", false),
-    ] {
-        let identity = |domain| Identity::new(domain, "shop", "cart");
-        assert_eq!(mesh.same_identity(&identity(presented), &identity(accepted), "td"), same);
-        for other in [Identity::new(accepted, "shop", "other"), Identity::new(accepted, "other", "cart")] {
-            assert!(!mesh.same_identity(&identity(presented), &other, "td"));
-        }
-    }
-    let verdicts = ["td", "old", "far"].map(|peer| mesh.same_trust_domain(peer, "td"));
-    assert_eq!(verdicts, [true, true, false]);
-    assert!(!Mesh::default().same_trust_domain("old", "td"));
-}

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use halo_core::id::Identity;
+use halo_core::id::{Identity, TrustDomains};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -52,24 +52,16 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Whether a trust domain is our own, or another name of it.
-    fn is_ours(&self, domain: &str) -> bool {
-        *self.domain == *domain || self.aliases.iter().any(|alias| **alias == *domain)
-    }
-
-    fn same_domain(&self, one: &str, other: &str) -> bool {
-        one == other || (self.is_ours(one) && self.is_ours(other))
+    fn domains(&self) -> TrustDomains<'_> {
+        TrustDomains { own: &self.domain, aliases: &self.aliases }
     }
 
     /// Whether one of the `presented` identities is one of the `accepted`.
     fn check_accepted(&self, presented: &[Identity], accepted: &[Identity]) -> Result<(), TlsError> {
+        let domains = self.domains();
+        let same = |one: &Identity, other: &Identity| domains.same_identity(one, other);
         let same_domain =
-            |one: &Identity, other: &Identity| self.same_domain(&one.trust_domain, &other.trust_domain);
-        let same = |one: &Identity, other: &Identity| {
-            one.namespace == other.namespace
-                && one.service_account == other.service_account
-                && same_domain(one, other)
-        };
+            |one: &Identity, other: &Identity| domains.same(&one.trust_domain, &other.trust_domain);
         if presented.iter().any(|identity| accepted.iter().any(|accepted| same(identity, accepted))) {
             return Ok(());
         }
@@ -83,7 +75,7 @@ impl Trust {
 
     /// Whether one of the `presented` identities belongs to our own trust domain.
     fn check_domain(&self, presented: &[Identity]) -> Result<(), TlsError> {
-        let ours = presented.iter().any(|identity| self.is_ours(&identity.trust_domain));
+        let ours = presented.iter().any(|identity| self.domains().contains(&identity.trust_domain));
         if ours { Ok(()) } else { Err(TlsError::PeerTrustDomain) }
     }
 

@@ -42,7 +42,7 @@ fn a_policy_that_no_longer_admits_a_connection_resets_both_of_its_ends() {
         until_stream_reset(&mut peer, stream);
         until_reset(socket);
         rig.until("cut", |report| report.connections.len() == 1);
-        assert_eq!(rig.counters.closed_by(Reason::PolicyChange), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::PolicyChange) == 1);
         assert_eq!(peer.ask(at_pod(port)).1, 401);
         peer.echo(other, b"what is admitted goes on");
     });

@@ -64,7 +64,7 @@ fn a_peer_that_does_not_answer_connect_is_given_up_and_its_tunnel_is_used_again(
             assert_eq!(asked.authority.unwrap(), format!("{SERVICE}:15001"), "what the client addressed");
             assert!(matches!(told.recv_timeout(DEADLINE), Ok(Told::Reset)));
         }
-        assert_eq!(rig.counters.closed_by(Reason::AnswerTimeout), 2);
+        rig.until("told", |_| rig.counters.closed_by(Reason::AnswerTimeout) == 2);
         assert_eq!(rig.counters.tunnels_dialed.total(), 1);
     });
 }
@@ -85,7 +85,7 @@ fn a_half_closed_pair_that_stays_silent_is_cut() {
         let mut socket = socket;
         let end = (0..2).map(|_| socket.read(&mut [0; 8]).map_err(|error| error.kind())).last();
         assert!(matches!(end, Some(Ok(0) | Err(std::io::ErrorKind::ConnectionReset))));
-        assert_eq!(rig.counters.closed_by(Reason::HalfCloseTimeout), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::HalfCloseTimeout) == 1);
     });
 }
 

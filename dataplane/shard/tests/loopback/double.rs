@@ -89,7 +89,7 @@ fn a_connection_through_a_gateway_carries_bytes_and_ends_both_ways() {
         socket.shutdown(Shutdown::Write).unwrap();
         assert_eq!(socket.read(&mut [0; 8]).unwrap(), 0);
         rig.until("closed", |report| report.connections.is_empty() && report.tunnels == 1);
-        assert_eq!(rig.counters.closed_by(Reason::Complete), 2);
+        rig.until("told", |_| rig.counters.closed_by(Reason::Complete) == 2);
         assert_eq!(
             told.try_recv().err(),
             Some(mpsc::TryRecvError::Empty),
@@ -189,7 +189,7 @@ fn a_far_end_that_is_not_of_the_service_is_refused() {
         until_refused();
         assert!(matches!(told.recv_timeout(DEADLINE), Ok(Told::Asked(_))));
         assert!(matches!(told.recv_timeout(DEADLINE), Ok(Told::Reset)), "the gateway's stream is given back");
-        assert_eq!(rig.counters.closed_by(Reason::PeerIdentity), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::PeerIdentity) == 1);
     });
 }
 
@@ -200,7 +200,7 @@ fn a_gateway_that_is_silent_is_given_up_in_time() {
         until_refused();
         assert!(matches!(told.recv_timeout(DEADLINE), Ok(Told::Asked(_))));
         assert!(matches!(told.recv_timeout(DEADLINE), Ok(Told::Reset)));
-        assert_eq!(rig.counters.closed_by(Reason::TlsTimeout), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::TlsTimeout) == 1);
         rig.until("forgotten", |report| report.connections.is_empty() && report.tunnels == 1);
     });
 }
@@ -210,7 +210,7 @@ fn a_gateway_that_refuses_is_the_reason_that_is_told() {
     each_shard(|mut rig| {
         let _told = behind(&mut rig, Does::Refuse(503), 1);
         until_refused();
-        assert_eq!(rig.counters.closed_by(Reason::PeerUnavailable), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::PeerUnavailable) == 1);
         assert_eq!(rig.counters.connections_outbound.total(), 0);
     });
 }

@@ -28,7 +28,7 @@ fn a_stream_carries_bytes_and_ends_both_ways() {
         peer.end(stream);
         peer.until_seen(&Seen::End(stream));
         rig.until("closed", |report| report.connections.is_empty());
-        assert_eq!(rig.counters.closed_by(Reason::Complete), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::Complete) == 1);
         assert_eq!(rig.counters.bytes_received.total(), 1_000_005);
         assert_eq!(rig.counters.bytes_sent.total(), 1_000_005);
     });
@@ -67,7 +67,7 @@ fn a_client_that_closes_its_tunnel_with_the_last_bytes_of_a_stream_loses_none_of
         socket.read_to_end(&mut all).unwrap();
         assert!(all == last, "{} bytes", all.len());
         rig.until("closed", |report| report.connections.is_empty() && report.tunnels == 0);
-        assert_eq!(rig.counters.closed_by(Reason::Complete), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::Complete) == 1);
     });
 }
 
@@ -137,8 +137,8 @@ fn the_shards_own_ports_and_closed_ports_are_refused_with_503() {
         for port in [15_001, 15_006, 15_008, closed.port()] {
             assert_eq!(peer.ask(at_pod(port)).1, 503, "{port}");
         }
-        assert_eq!(rig.counters.closed_by(Reason::OwnPort), 3);
-        assert_eq!(rig.counters.closed_by(Reason::ConnectFailed), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::OwnPort) == 3);
+        rig.until("told", |_| rig.counters.closed_by(Reason::ConnectFailed) == 1);
     });
 }
 
@@ -150,7 +150,7 @@ fn a_denied_port_is_refused_with_401() {
         let mut peer = Peer::dial(&rig);
         assert_eq!(peer.ask(denied).1, 401);
         assert_eq!(peer.ask(open).1, 200);
-        assert_eq!(rig.counters.closed_by(Reason::PolicyDeny), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::PolicyDeny) == 1);
     });
 }
 
@@ -169,7 +169,7 @@ fn a_request_that_is_not_connect_is_refused_with_400() {
         link.seal(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings, &headers, &block]);
         assert!(link.flush(DEADLINE));
         assert_eq!(status_of_first_stream(&mut link), "400");
-        assert_eq!(rig.counters.closed_by(Reason::NotConnect), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::NotConnect) == 1);
     });
 }
 

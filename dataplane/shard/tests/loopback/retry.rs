@@ -99,7 +99,7 @@ fn a_peer_that_cannot_reach_its_application_is_passed_over() {
             snapshot.workloads.insert(Arc::new(pod));
         });
         check_greeting();
-        assert_eq!(rig.counters.closed_by(Reason::ConnectFailed), 1, "at the far end of the tunnel");
+        rig.until("told", |_| rig.counters.closed_by(Reason::ConnectFailed) == 1);
         assert_eq!(rig.counters.connections_outbound.total(), 1);
     });
 }
@@ -115,7 +115,7 @@ fn where_no_endpoint_is_left_the_last_failure_is_told_once() {
         publish(&mut rig, port, vec![endpoint(30), endpoint(31)]);
         until_refused();
         assert_eq!(rig.counters.retries.total(), 1);
-        assert_eq!(rig.counters.closed_by(Reason::ConnectFailed), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::ConnectFailed) == 1);
         assert_eq!(rig.counters.closed_by(Reason::NoHealthyUpstream), 0);
         // However many there are, three are tried.
         publish(&mut rig, port, (32..40).map(endpoint).collect());
@@ -136,7 +136,7 @@ fn a_destination_that_refuses_by_policy_is_not_asked_again_elsewhere() {
         rig.publish(|snapshot| snapshot.workloads.insert(Arc::new(pod)));
         rig.deny(port);
         until_refused();
-        assert_eq!(rig.counters.closed_by(Reason::PolicyAtPeer), 1);
+        rig.until("told", |_| rig.counters.closed_by(Reason::PolicyAtPeer) == 1);
         assert_eq!(rig.counters.retries.total(), 0);
     });
 }

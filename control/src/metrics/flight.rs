@@ -167,6 +167,7 @@ mod tests {
     async fn what_took_no_time_is_not_shared() {
         let timed = Timed::new();
         timed.own(TEXT).await.finish_at(b"one".to_vec(), timed.now.get());
+        timed.pass(Duration::from_nanos(1));
         timed.finish(timed.own(TEXT).await, "two");
     }
 

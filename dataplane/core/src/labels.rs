@@ -78,6 +78,12 @@ impl Party {
     pub fn known(workload: Option<&Arc<Workload>>) -> Self {
         workload.map_or(Self::Unknown, |workload| Self::Known(workload.clone()))
     }
+
+    /// What a peer says of a workload in the lines of its `baggage`, if it says anything.
+    pub fn told<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
+        let told = Told::from(Baggage::parse(lines));
+        if told == Told::default() { Self::Unknown } else { Self::Told(Box::new(told)) }
+    }
 }
 
 /// Both ends of a connection, and the service that was addressed.

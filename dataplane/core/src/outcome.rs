@@ -153,8 +153,6 @@ reasons! {
     NoHealthyUpstream = ("no_healthy_upstream", Connect, 503, Warn, false, "no healthy upstream: the service has no usable endpoint"),
     /// The route needs a waypoint that cannot be resolved.
     UnknownWaypoint = ("unknown_waypoint", Connect, 503, Warn, false, "unknown waypoint: the destination names a waypoint that is not known or has no usable endpoint"),
-    /// The route needs a feature that this build does not have.
-    Unsupported = ("unsupported", Connect, 503, Warn, false, "the route needs a waypoint, another network or an application tunnel, which this build does not support"),
     /// The destination is on another network whose gateway cannot be resolved.
     UnknownGateway = ("unknown_gateway", Connect, 503, Warn, false, "unknown network gateway: the destination is on another network, and its gateway is not known or has no usable endpoint"),
     /// Our own certificate has not been issued, or has expired.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use halo_core::baggage::{self, Baggage};
 use halo_core::hbone::{ConnectResponse, HboneSession, RequestHead, SessionConfig};
 use halo_core::id::Identity;
-use halo_core::labels::{Ends, Party, Told};
+use halo_core::labels::{Ends, Party};
 use halo_core::outcome::Reason;
 use halo_core::proxy_protocol;
 use halo_core::rbac;
@@ -293,8 +293,7 @@ fn source(snapshot: &Snapshot, peer: &Peer, head: &RequestHead) -> Party {
             return Party::Known(workload.clone());
         }
     }
-    let told = Told::from(Baggage::parse(lines(head, "baggage")));
-    if told == Told::default() { Party::Unknown } else { Party::Told(Box::new(told)) }
+    Party::told(lines(head, "baggage"))
 }
 
 /// The answer to a request that was let in.

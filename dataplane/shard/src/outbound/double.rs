@@ -7,10 +7,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halo_core::baggage::Baggage;
 use halo_core::hbone::{HboneSession, OpenError, SessionConfig};
 use halo_core::id::Identity;
-use halo_core::labels::{Party, Told};
+use halo_core::labels::Party;
 use halo_core::outcome::Reason;
 use halo_core::report::Direction;
 use halo_core::resolve::HboneRoute;
@@ -60,10 +59,6 @@ pub(super) async fn open(
     })?;
     let answer = stream::answer(shard, &tunnel, &stream).await?;
     let lines = answer.headers.iter().filter(|(name, _)| name == "baggage").map(|(_, value)| value.as_str());
-    let told = match shard.options.response_baggage {
-        true => Told::from(Baggage::parse(lines)),
-        false => Told::default(),
-    };
-    let party = if told == Told::default() { Party::Unknown } else { Party::Told(Box::new(told)) };
+    let party = if shard.options.response_baggage { Party::told(lines) } else { Party::Unknown };
     Ok((StreamOf { tunnel: Rc::clone(&tunnel), stream }, party))
 }
